@@ -1,0 +1,96 @@
+# Every target sets up its own environment first; nothing needs to be activated.
+#   make demo               install, run every task on the built-in world, print the table, name the report
+#   make test               install and run the tests
+# Variables:
+#   PYTHON=python3.12       the interpreter to build the environment with (3.11 or newer; found by itself)
+#   VENV=.venv              where the environment goes
+#   TORCH_INDEX=URL         package index to take torch from, when another build (CPU or CUDA) than the default is wanted
+#   ARGS=...                more arguments for pytest (`make test`) or `saebench run` (`make demo`)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+VENV_SAELENS ?= .venv-saelens
+TORCH_INDEX ?=
+OUT ?= out/demo
+ARGS ?=
+NEWER := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c '$(NEWER)' 2>/dev/null && { echo $$p; break; }; done)
+
+PIP_INSTALL = -m pip install --quiet --quiet --disable-pip-version-check
+# torch comes alone and first: anything else that wants it would choose the build. Its dependencies come from the usual
+# index, so an index that holds nothing but torch will do.
+TORCH_FROM = $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)")
+
+# Several threads wait for each other when cores are shared; one is faster for tests and for what the demo does.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help demo test check bench saelens-test clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
+	@sed -n 's/^#   \([A-Z_]*=.*\)/  \1/p' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed ## install, run every task on the built-in world, print the table, name the report
+	$(VENV)/bin/saebench run --family atlas:batchtopk-128 atlas:batchtopk-256 atlas:batchtopk-512 --tasks all -o $(OUT) $(ARGS)
+
+test: $(VENV)/.installed-dev ## run the tests
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev ## ruff, ruff format, mypy --strict
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict
+
+bench: $(VENV)/.installed-dev ## run the benchmarks in tests/benchmarks
+	@for f in tests/benchmarks/bench_*.py; do echo "== $$f"; $(VENV)/bin/python $$f; done
+
+saelens-test: $(VENV_SAELENS)/.installed-saelens ## run the tests with sae-lens, which holds transformer-lens below 4
+	$(VENV_SAELENS)/bin/python -m pytest $(ARGS)
+
+clean: ## remove environments, caches and build products; results in out/ stay
+	rm -rf $(VENV) $(VENV_SAELENS) .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- environments: one stamp file a stage
+
+define make_venv
+	@[ -n "$(PYTHON)" ] && command -v "$(PYTHON)" >/dev/null || { echo "No Python 3.11 or newer was found$(if $(PYTHON), at $(PYTHON)). Install one (Debian, Ubuntu: apt install python3 python3-venv;" \
+	    "macOS: brew install python), or name it: make PYTHON=/path/to/python3.12"; exit 1; } >&2
+	@$(PYTHON) -c '$(NEWER)' || { echo "$(PYTHON) is not Python 3.11 or newer ($$($(PYTHON) --version 2>&1 || true))." \
+	    "Name another: make PYTHON=/path/to/python3.12"; exit 1; } >&2
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: its modules venv and ensurepip" \
+	    "are missing. Install them (Debian, Ubuntu: apt install python3-venv) and type the same command again."; exit 1; } >&2
+	@echo "Setting up $(1) with $$($(PYTHON) --version); this downloads torch and takes some minutes."
+	@$(PYTHON) -m venv $(1)
+endef
+
+# The build backend is installed by name, so that the package itself needs no build environment and no second download.
+define install
+	@$(1)/bin/python $(PIP_INSTALL) -c $(2) $(TORCH_FROM) torch
+	@$(1)/bin/python $(PIP_INSTALL) -c $(2) hatchling editables
+	@$(1)/bin/python $(PIP_INSTALL) -c $(2) --no-build-isolation -e $(3)
+	@touch $@
+endef
+
+$(VENV)/.python:
+	$(call make_venv,$(VENV))
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.python
+	$(call install,$(VENV),constraints.txt,.)
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(call install,$(VENV),constraints.txt,".[dev]")
+
+$(VENV_SAELENS)/.python:
+	$(call make_venv,$(VENV_SAELENS))
+	@touch $@
+
+$(VENV_SAELENS)/.installed-saelens: pyproject.toml constraints-saelens.txt | $(VENV_SAELENS)/.python
+	$(call install,$(VENV_SAELENS),constraints-saelens.txt,".[dev,saelens]")

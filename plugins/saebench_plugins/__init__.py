@@ -1,0 +1,1 @@
+"""The built-in plugins: loaders, language models, corpora and the built-in world."""

@@ -1,0 +1,207 @@
+"""The built-in world: a generated corpus, a language model trained on it, and SAEs of three widths on its residual
+stream, so that everything runs offline in about a minute.
+
+- ``world.py``, ``lexicon.py``: the generator of documents and its words and facts;
+- ``language_model.py``, ``train_first_cut.py``, ``steering.py``: the model, the SAEs, and what is measured of them;
+- ``build.py``: the one command that makes ``data/`` from a seed;
+- this module: the plugin, which offers ``data/`` and the evaluation corpus through the ordinary hooks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from saebench_meta.errors import BadFileError, UnknownNameError, did_you_mean
+from saebench_meta.hookspecs import (
+    CatalogueEntry,
+    DataIdentity,
+    DatasetLoader,
+    ModelIdentity,
+    ModelLoader,
+    SAEHeader,
+    SAELoader,
+    hookimpl,
+)
+from saebench_plugins.atlas.site import (
+    CORPUS_DOCUMENTS,
+    CORPUS_SEED,
+    D_MODEL,
+    DATA,
+    HOOK,
+    MANIFEST,
+    MODEL_REF,
+    WIDTHS,
+    K,
+    sae_name,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from saebench_meta.models import LanguageModel
+    from saebench_meta.sae import SAE
+    from saebench_plugins.atlas.world import Split
+
+saebench_api = 1
+
+SCHEME = "atlas"
+
+
+@hookimpl
+def saebench_loaders() -> Mapping[str, SAELoader]:
+    return {SCHEME: SAELoader(load_sae, peek=peek_sae, version=1, summary="the built-in SAEs")}
+
+
+@hookimpl
+def saebench_catalogue() -> Iterable[CatalogueEntry]:
+    return [
+        CatalogueEntry(
+            ref=f"{SCHEME}:{sae_name(width)}",
+            model=MODEL_REF,
+            hook=HOOK,
+            d_sae=width,
+            architecture="batchtopk",
+            d_in=D_MODEL,
+            k=K,
+            note="built in",
+        )
+        for width in WIDTHS
+    ]
+
+
+@hookimpl
+def saebench_language_models() -> Mapping[str, ModelLoader]:
+    return {
+        SCHEME: ModelLoader(
+            load_model, peek=peek_model, names=(MODEL_REF,), summary="the built-in language model: GPT-Neo, 4 layers"
+        )
+    }
+
+
+@hookimpl
+def saebench_datasets() -> Mapping[str, DatasetLoader]:
+    return {
+        SCHEME: DatasetLoader(
+            evaluation_documents,
+            peek=peek_corpus,
+            names=(SCHEME,),
+            summary="the built-in corpus, generated from a seed",
+        )
+    }
+
+
+@lru_cache(maxsize=1)
+def manifest() -> dict[str, Any]:
+    """``atlas.json``: every figure of the build that made the shipped files."""
+    loaded: dict[str, Any] = json.loads((DATA / MANIFEST).read_text())
+    return loaded
+
+
+def sae_path(ref: str) -> Path:
+    """The file of a built-in SAE. Raises `UnknownNameError` for any other name."""
+    known = [sae_name(width) for width in WIDTHS]
+    if ref not in known:
+        raise UnknownNameError(f"atlas has no SAE '{ref}'{did_you_mean(ref, known)}")
+    return DATA / "saes" / f"{ref}.safetensors"
+
+
+def load_sae(ref: str, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> SAE:
+    """Open a built-in SAE such as ``batchtopk-256``."""
+    from saebench_plugins import native
+
+    return native.load(sae_path(ref), device=device, dtype=dtype)
+
+
+def peek_sae(ref: str) -> SAEHeader:
+    """Its info, without torch."""
+    from saebench_plugins import native
+
+    return native.peek(sae_path(ref))
+
+
+def evaluation_documents(
+    ref: str = "",
+    *,
+    split: str | None = None,
+    revision: str | None = None,  # noqa: ARG001 - there is one
+    text_field: str | None = None,  # noqa: ARG001 - texts have no fields
+) -> list[str]:
+    """Generate the corpus: `CORPUS_DOCUMENTS` documents of the split `evaluation`, or of another one by name.
+
+    Raises:
+        BadFileError: the evaluation documents are not those the manifest was made with.
+    """
+    from saebench_plugins.atlas.world import documents, fingerprint
+
+    name = _corpus_split(ref, split)
+    texts = documents(CORPUS_DOCUMENTS, CORPUS_SEED, name)
+    if name == "evaluation" and fingerprint(texts) != manifest()["corpus"]["sha256"]:
+        raise BadFileError(
+            f"atlas: the generated corpus is not the one of {DATA / MANIFEST}: corpus.sha256 differs. The generator "
+            "was changed; build atlas again with `python -m saebench_plugins.atlas.build`."
+        )
+    return texts
+
+
+def peek_corpus(
+    ref: str = "",
+    *,
+    split: str | None = None,
+    revision: str | None = None,  # noqa: ARG001 - there is one
+) -> DataIdentity:
+    """The corpus by the hash of its texts, or, for the other splits, of its generator."""
+    name = _corpus_split(ref, split)
+    sha256 = manifest()["corpus"]["sha256"] if name == "evaluation" else _generator_hash(name)
+    return DataIdentity(ref=SCHEME, split=name, sha256=sha256)
+
+
+def _corpus_split(ref: str, split: str | None) -> Split:
+    from saebench_plugins.atlas.world import SPLITS
+
+    if ref:
+        raise UnknownNameError(f"atlas has one corpus, '{SCHEME}', and none called '{ref}'")
+    for name in SPLITS:
+        if name == (split or "evaluation"):
+            return name
+    raise UnknownNameError(f"atlas has no split '{split}'{did_you_mean(str(split), list(SPLITS))}")
+
+
+def _generator_hash(split: str) -> str:
+    sources = [(DATA.parent / name).read_bytes() for name in ("lexicon.py", "world.py")]
+    return hashlib.sha256(b"".join([*sources, f"{split}/{CORPUS_SEED}/{CORPUS_DOCUMENTS}".encode()])).hexdigest()
+
+
+def load_model(
+    ref: str = "",
+    *,
+    revision: str | None = None,  # noqa: ARG001 - there is one
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> LanguageModel:
+    """Open the built-in language model through TransformerLens."""
+    from saebench_meta.models import load_bridge
+
+    files = peek_model(ref).files
+    return load_bridge(str(DATA / "model"), ref=MODEL_REF, device=device, dtype=dtype, files=files)
+
+
+def peek_model(
+    ref: str = "",
+    *,
+    revision: str | None = None,  # noqa: ARG001 - there is one
+) -> ModelIdentity:
+    """The model by the hashes of its files."""
+    _check_model_ref(ref)
+    files = sorted(path for path in (DATA / "model").iterdir() if path.is_file())
+    return ModelIdentity(MODEL_REF, files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+
+
+def _check_model_ref(ref: str) -> None:
+    if ref:
+        raise UnknownNameError(f"atlas has one language model, '{MODEL_REF}', and none called '{ref}'")

@@ -1,0 +1,5 @@
+"""`python -m saebench_meta.cli`."""
+
+from saebench_meta.cli import main
+
+main()

@@ -1,0 +1,97 @@
+"""`saebench cache`: what the activation cache holds, and making it smaller."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saebench_meta.cli.output import columns, json_line
+
+if TYPE_CHECKING:
+    from saebench_meta.cache import Cache, CacheInfo
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """A number of bytes: `5000000`, `500MB`, `2GiB`."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    if found is None or found[2] not in UNITS:
+        raise click.BadParameter(f"'{text}' is no size; write e.g. 500MB or 2GiB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+cache_dir = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="SAEBENCH_CACHE_DIR",
+    show_envvar=True,
+    help="Folder of the cache.",
+)
+
+
+@click.group("cache")
+def command() -> None:
+    """Look at the activation cache, or make it smaller."""
+
+
+@command.command("info")
+@cache_dir
+@click.option("--json", "as_json", is_flag=True, envvar="SAEBENCH_JSON", help="As one JSON object.")
+def info(cache_dir: Path | None, as_json: bool) -> None:
+    """Say where the cache is, and how much it holds."""
+    held = _cache(cache_dir).info()
+    if as_json:
+        json_line({"root": held.root, "bytes": held.bytes, "max_bytes": held.max_bytes, "entries": _entries(held)})
+        return
+    click.echo(f"{held.root}: {len(held.entries)} entries, {size(held.bytes)} of at most {size(held.max_bytes)}")
+    rows = [(e["key"][:12], size(e["bytes"]), e["last_used"], "yes" if e["in_use"] else "no") for e in _entries(held)]
+    if rows:
+        click.echo("\n" + columns(rows, ("entry", "size", "last used", "in use")))
+
+
+def _entries(held: CacheInfo) -> list[dict[str, Any]]:
+    used = [datetime.fromtimestamp(e.last_used).astimezone().isoformat(" ", "seconds") for e in held.entries]
+    return [{**asdict(e), "last_used": at} for e, at in zip(held.entries, used, strict=True)]
+
+
+@command.command("prune")
+@cache_dir
+@click.option(
+    "--max-bytes", type=parse_size, metavar="SIZE", help="Remove the longest unused until this much is left, e.g. 2GiB."
+)
+@click.option(
+    "--all", "everything", is_flag=True, envvar="SAEBENCH_CACHE_PRUNE_ALL", help="Remove all that is not in use."
+)
+def prune(cache_dir: Path | None, max_bytes: int | None, everything: bool) -> None:
+    """Remove what was longest unused; nothing that is in use goes.
+
+    Without an option, down to the cache's own limit.
+    """
+    if everything and max_bytes is not None:
+        raise click.UsageError("give --max-bytes or --all, not both")
+    cache = _cache(cache_dir)
+    done = cache.prune(max_bytes=0 if everything else max_bytes)
+    in_use = f"; {done.in_use} in use stay" if done.in_use else ""
+    click.echo(f"removed {done.removed} entries, {size(done.bytes)}; {size(cache.info().bytes)} left{in_use}")
+
+
+def _cache(folder: Path | None) -> Cache:
+    from saebench_meta.cache import Cache, default_root
+
+    return Cache(folder or default_root())
+
+
+def size(n: int) -> str:
+    """Bytes in words: `1.5 GB`."""
+    amount = float(n)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

@@ -1,0 +1,109 @@
+"""What a task is given. Everything expensive goes through it: cached, seeded, counted, shown as progress.
+
+`Context` is the documented surface (a snapshot test guards it); `saebench_meta.session.TaskContext` implements it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import ArrayLike
+
+    from saebench_meta.activations import Activations, Chunk
+    from saebench_meta.codes import Codes
+    from saebench_meta.corpus import Sample
+    from saebench_meta.hookspecs import Judge
+    from saebench_meta.models import LanguageModel
+    from saebench_meta.sae import SAE
+    from saebench_meta.stats import Estimate
+
+T = TypeVar("T")
+
+
+class Context(Protocol):
+    """The surface a task may use."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        ...
+
+    @property
+    def limit(self) -> int | None:
+        """`--limit` in this task's own unit, or None. Already applied where the unit is documents."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors of this run live."""
+        ...
+
+    @property
+    def workdir(self) -> Path:
+        """A folder of this unit's own for scratch files; emptied when the unit ends."""
+        ...
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """A random stream derived from the run's seed, the task's name and `purpose`; never a global generator."""
+        ...
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The same as a torch generator on the CPU."""
+        ...
+
+    def sample(self) -> Sample:
+        """The tokenised documents of this run: the same for every SAE, baseline and control."""
+        ...
+
+    def activations(self) -> Activations:
+        """Activations at the site on the sample's evaluated tokens, in chunks; one forward pass feeds every task."""
+        ...
+
+    def codes(self, sae: SAE) -> Codes:
+        """Sparse codes of the activations, in the order of `activations()`; worked out once per SAE."""
+        ...
+
+    def code_chunks(self, sae: SAE) -> Iterator[tuple[Chunk, Codes]]:
+        """Chunks of `activations()` with their codes, in order; streamed where the codes of the sample do not fit."""
+        ...
+
+    def lm(self) -> LanguageModel:
+        """The language model, read-only: gradients off, hooks removed even after an exception."""
+        ...
+
+    def judge(self) -> Judge:
+        """The judge named for this run."""
+        ...
+
+    def memo(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """`make()` once per run for this key, shared by all tasks, subjects and controls on the same inputs."""
+        ...
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+        """The items, with progress shown."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """Tell the user something; kept in the record's notes too."""
+        ...
+
+    def bootstrap(self, values: ArrayLike, statistic: Callable[..., ArrayLike] | None = None) -> Estimate:
+        """A statistic of per-document values (default the mean) with its bootstrap interval over documents."""
+        ...
+
+    def proportion(self, successes: int, trials: int, *, n_unit: str) -> Estimate:
+        """A share of independent trials with its Wilson interval."""
+        ...
+
+    def census(self, value: float | None, n: int, *, n_unit: str = "latents", reason: str | None = None) -> Estimate:
+        """A quantity over a whole dictionary: exact, so without an interval."""
+        ...
+
+    def latents(self, n_latents: int) -> Sequence[int]:
+        """Which latents to look at: all, or the seeded subset of `--limit` where the task's unit is latents."""
+        ...

@@ -1,0 +1,73 @@
+"""What happens in a run, as data: the progress display, `--json` and third parties all read the same events."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"event": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class RunPlanned(Event):
+    """The plan stands; nothing has been loaded."""
+
+    units: int
+    kept: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class UnitStarted(Event):
+    """A task begins on a subject."""
+
+    task: str
+    subject: str
+    index: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """Work within a unit: `done` of `total` (None when unknown), in `what`."""
+
+    what: str
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Notice(Event):
+    """Something the user should know; `level` is info or warning."""
+
+    level: str
+    message: str
+
+
+@dataclass(frozen=True)
+class UnitFinished(Event):
+    """A task ended on a subject: ok, kept, failed or skipped, with a reason for the latter two."""
+
+    task: str
+    subject: str
+    status: str
+    seconds: float
+    reason: str | None = None
+    record: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """The run is over."""
+
+    ok: int
+    kept: int
+    failed: int
+    skipped: int
+    seconds: float

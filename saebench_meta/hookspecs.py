@@ -1,0 +1,210 @@
+"""Every extension point, on one page.
+
+A plugin is a module with `saebench_api = 1` and any of the functions below, marked with `saebench_meta.hookimpl`. It is
+found through the entry-point group `saebench_meta`. All functions are called once, when a command first needs names;
+none may touch the network or import torch. Names of all plugins share one namespace per hook: two plugins that claim
+one name are an error that names both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from saebench_meta.events import Event
+    from saebench_meta.models import LanguageModel
+    from saebench_meta.sae import SAE, SAEInfo
+    from saebench_meta.task import Task
+
+PROJECT = "saebench_meta"
+API_VERSION = 1
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True)
+class SAEHeader:
+    """What can be told of an SAE without its weights: its info and the files that make it up (name -> path)."""
+
+    info: SAEInfo
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class SAELoader:
+    """How SAEs of one format are opened.
+
+    Attributes:
+        load: `(ref, *, device, dtype) -> SAE`, where `ref` is the part after `scheme:`, or a path.
+        peek: `ref -> SAEHeader` without importing torch, so that finished records are recognised at once. Without it
+            the SAE is loaded and its weights are hashed instead.
+        claims: `path -> bool`: does this file or folder look like this format? Lets users pass bare paths.
+        version: raise it when the same file would give other codes than before; it is part of a record's id.
+        summary: one line for `saebench plugins`.
+    """
+
+    load: Callable[..., SAE]
+    peek: Callable[[str], SAEHeader] | None = None
+    claims: Callable[[Path], bool] | None = None
+    version: int = 1
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One line of `saebench saes`: an SAE that can be had by reference."""
+
+    ref: str
+    model: str
+    hook: str
+    d_sae: int
+    architecture: str = ""
+    d_in: int | None = None
+    k: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What names a language model in a record's id: reference, revision, and hashes of local files."""
+
+    ref: str
+    revision: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelLoader:
+    """How language models of one scheme are opened.
+
+    Attributes:
+        load: `(ref, *, revision, device, dtype) -> LanguageModel`.
+        peek: `(ref, *, revision) -> ModelIdentity` without importing torch; raises if the model cannot be had.
+        names: references to show in `saebench models`.
+    """
+
+    load: Callable[..., LanguageModel]
+    peek: Callable[..., ModelIdentity]
+    names: tuple[str, ...] = ()
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class DataIdentity:
+    """What names a data set in a record's id."""
+
+    ref: str
+    revision: str | None = None
+    split: str | None = None
+    sha256: str | None = None
+    """Hash of the local file or of the generator and its seed; None for a pinned hub revision."""
+
+
+@dataclass(frozen=True)
+class DatasetLoader:
+    """How corpora of one scheme are opened.
+
+    Attributes:
+        documents: `(ref, *, split, revision, text_field) -> Iterable[str]`, always in the same order.
+        peek: `(ref, *, split, revision) -> DataIdentity` without importing torch.
+        claims: `path -> bool`, so that bare paths work.
+        names: references to show in messages.
+    """
+
+    documents: Callable[..., Iterable[str]]
+    peek: Callable[..., DataIdentity]
+    claims: Callable[[Path], bool] | None = None
+    names: tuple[str, ...] = ()
+    summary: str = ""
+
+
+class Judge(Protocol):
+    """Answers prompts. `name` and `version` go into the record: the judge is part of the result."""
+
+    name: str
+    version: str
+
+    def ask(self, prompts: list[str]) -> list[str]:
+        """One answer a prompt, in order."""
+        ...
+
+
+JudgeFactory = Callable[..., Judge]
+
+NeedCheck = Callable[["SAEInfo"], "str | None"]
+"""None when the need is met for an SAE, else why not and what to do."""
+
+
+class Architecture(Protocol):
+    """A trainable SAE: provisional until the trainer that uses it is part of this package."""
+
+    name: str
+
+    def initialise(self, d_in: int, d_sae: int, *, seed: int, **hyperparameters: Any) -> Any:
+        """Parameters before the first step."""
+        ...
+
+
+@hookspec
+def saebench_loaders() -> Mapping[str, SAELoader | Callable[..., SAE]]:  # type: ignore[empty-body]
+    """SAE formats: scheme -> loader, so that `--sae scheme:rest` finds it.
+
+    Called once per command, before any reference is resolved. A value is an `SAELoader`, or just the function
+    `(ref, *, device, dtype) -> SAE`. For a bare path every loader's `claims` is asked; exactly one must say yes.
+    """
+
+
+@hookspec
+def saebench_catalogue() -> Iterable[CatalogueEntry]:  # type: ignore[empty-body]
+    """SAEs that can be had by reference, for `saebench saes` and for finding a missing reference SAE.
+
+    Called once per command. Entries of all plugins are joined; references must be unique.
+    """
+
+
+@hookspec
+def saebench_tasks() -> Iterable[Task]:  # type: ignore[empty-body]
+    """Tasks, as made by the `saebench_meta.task` decorator. Called once per command; names must be unique."""
+
+
+@hookspec
+def saebench_language_models() -> Mapping[str, ModelLoader]:  # type: ignore[empty-body]
+    """Language models: scheme -> loader. A reference without a scheme goes to `hf` (hub name or local folder)."""
+
+
+@hookspec
+def saebench_datasets() -> Mapping[str, DatasetLoader]:  # type: ignore[empty-body]
+    """Corpora: scheme -> loader. A bare path goes to the loader that claims it, a bare name to `hf`."""
+
+
+@hookspec
+def saebench_judges() -> Mapping[str, JudgeFactory]:  # type: ignore[empty-body]
+    """Judges by name, for tasks that need one (`needs=["judge"]`). A judge is made when the first task asks for it."""
+
+
+@hookspec
+def saebench_architectures() -> Mapping[str, Architecture]:  # type: ignore[empty-body]
+    """Trainable SAE architectures by name. Provisional: collected and listed, not yet used by a trainer."""
+
+
+@hookspec
+def saebench_needs() -> Mapping[str, NeedCheck]:  # type: ignore[empty-body]
+    """Needs of a third party's own tasks: name -> `info -> None` when met, or the reason why not and what to do.
+
+    Asked while planning, before anything is loaded. Built-in needs (`activations`, `lm`, `reference`, `judge`) are not
+    asked for here.
+    """
+
+
+@hookspec
+def saebench_event(event: Event) -> None:
+    """Called for every event of a run, in order, in the process that runs it. Provisional in API 1.
+
+    An exception raised here is logged once and does not disturb the run.
+    """

@@ -1,0 +1,335 @@
+"""Language models as tasks see them: read-only, raw weights, activations at a site and logits under an edit of it.
+
+`LanguageModel` wraps a TransformerLens `TransformerBridge` and uses only what its releases 3.9 and 4.x share; a
+`HookedTransformer` that a user passes works as well. Rows are padded on the right and models are causal, so that what
+stands after a token never moves it: no attention mask is needed, and padding only costs time.
+
+Convention of every cross-entropy: the loss of predicting a token stands at that token's own position and counts where
+the predicted token is evaluated (real and not special). With BOS prepended the prediction of a text's first token, made
+from BOS, counts; BOS itself is never predicted. Means are over tokens, not over documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from saebench_meta.errors import SaebenchError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    Edit = Callable[[Float[Tensor, "batch tokens d_in"]], Float[Tensor, "batch tokens d_in"]]
+
+PER_HEAD = ("hook_z", "hook_q", "hook_k", "hook_v")
+"""Hooks whose activation is (batch, tokens, heads, d_head): read and edited with the heads joined."""
+PROBE_TOKENS = 3
+
+
+@contextmanager
+def strict_fp32() -> Iterator[None]:
+    """Products of float32 matrices in float32 (no TF32, no bfloat16), and the earlier settings back afterwards."""
+    import torch
+
+    backends: Any = torch.backends
+    switches = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
+    if hasattr(backends.cuda.matmul, "fp32_precision"):
+        settings, strict = [(s, "fp32_precision") for s in switches], "ieee"
+    else:  # torch before 2.9; its two ways of saying this must not be mixed in one process
+        settings, strict = [(backends.cuda.matmul, "allow_tf32"), (backends.cudnn, "allow_tf32")], ""
+    before = [(owner, name, getattr(owner, name)) for owner, name in settings]
+    try:
+        for owner, name in settings:
+            setattr(owner, name, strict or False)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+class LanguageModel:
+    """A causal language model with gradients off.
+
+    Attributes:
+        ref: reference, as the loader knows it.
+        revision: commit of the hub, where there is one.
+        files: sha256 of local files by name.
+        tokenizer: the Hugging Face tokenizer, or None.
+        bos_id: token put before a text, or None if the tokenizer has none.
+        special_ids: ids of special tokens (BOS, EOS, padding, …): never evaluated.
+        d_model, n_layers, n_ctx, vocab_size: sizes.
+        backend: library and version that ran the model.
+        processing: `raw` weights, or what the user's model had done to them.
+    """
+
+    def __init__(
+        self, model: Any, *, ref: str, revision: str | None = None, files: Mapping[str, str] | None = None
+    ) -> None:
+        """Take over a `TransformerBridge` (or `HookedTransformer`): evaluation mode, `requires_grad` off.
+
+        Raises:
+            SaebenchError: the model is not causal.
+        """
+        self._model, self.ref, self.revision, self.files = model, ref, revision, dict(files or {})
+        cfg = model.cfg
+        if getattr(cfg, "attention_dir", "causal") != "causal":
+            raise SaebenchError(f"model '{ref}' is not causal (attention: {cfg.attention_dir}); give a decoder model")
+        model.eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        self.d_model, self.n_layers = int(cfg.d_model), int(cfg.n_layers)
+        self.n_ctx, self.vocab_size = int(cfg.n_ctx), int(cfg.d_vocab)
+        self.tokenizer: Any = getattr(model, "tokenizer", None)
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        self.bos_id: int | None = None if bos is None else int(bos)
+        self.special_ids = _special_ids(self.tokenizer)
+        self.backend, self.processing = _backend(), _processing(model)
+        self._hooks = frozenset(model.hook_dict)
+        self._widths: dict[str, int] = {}
+
+    @property
+    def device(self) -> torch.device:
+        import torch
+
+        return torch.device(str(self._model.cfg.device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self._model.cfg.dtype
+        return dtype
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens added; one written out in a text stays one token."""
+        if self.tokenizer is None:
+            raise SaebenchError(f"model '{self.ref}' has no tokenizer: add tokenizer.json to its folder")
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def check_hook(self, hook: str, d_in: int | None = None) -> None:
+        """Refuse a hook this model does not have, or whose activation is not one vector of width `d_in` a token.
+
+        Raises:
+            SaebenchError: names the nearest hooks, the number of layers, or both widths.
+        """
+        layer = _layer(hook)
+        if layer is not None and layer >= self.n_layers:
+            raise SaebenchError(f"hook '{hook}': model '{self.ref}' has layers 0 to {self.n_layers - 1}")
+        if hook not in self._hooks:
+            raise SaebenchError(f"hook '{hook}' is not in model '{self.ref}'{did_you_mean(hook, self._near(layer))}")
+        width = self._width(hook)
+        if d_in is not None and width != d_in:
+            raise SaebenchError(
+                f"hook '{hook}' of model '{self.ref}' is {width} wide, the SAE reads {d_in}: "
+                "wrong model or hook; give --model or --hook"
+            )
+
+    def activations(self, tokens: Int[Tensor, "batch tokens"], hook: str) -> Float[Tensor, "batch tokens d_in"]:
+        """Activations at a hook in float32; the model runs no further than the hook's layer.
+
+        Raises:
+            SaebenchError: the hook did not fire, or gives no vector per token.
+        """
+        found: list[Tensor] = []
+
+        def keep(x: Tensor, hook: Any) -> None:  # noqa: ARG001
+            found.append(x.detach())
+
+        self._run(tokens, hook, keep, stop_at_layer=_stop(hook))
+        if not found:
+            raise SaebenchError(f"hook '{hook}' of model '{self.ref}' gave no activation: it is switched off there")
+        return self._joined(found[-1], hook, tokens).float()
+
+    def logits(
+        self, tokens: Int[Tensor, "batch tokens"], *, hook: str | None = None, edit: Edit | None = None
+    ) -> Float[Tensor, "batch tokens vocab"]:
+        """Logits in float32, with the activation at `hook` replaced by `edit` of it where one is given.
+
+        Args:
+            edit: gets the activation in float32, (batch, tokens, d_in) with heads joined; returns one of that shape.
+
+        Raises:
+            ValueError: `hook` without `edit` or the reverse, or an edit that changes the shape.
+            SaebenchError: the hook did not fire.
+        """
+        if (hook is None) != (edit is None):
+            raise ValueError("logits: give both hook and edit, or neither")
+        fired: list[bool] = []
+
+        def replace(x: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+            assert edit is not None and name is not None
+            fired.append(True)
+            before = self._joined(x, name, tokens).float()
+            after = edit(before)
+            if after.shape != before.shape:
+                raise ValueError(f"edit at '{name}' returned {tuple(after.shape)} for {tuple(before.shape)}")
+            return after.to(x).reshape(x.shape)
+
+        name = hook
+        logits: Tensor = self._run(tokens, hook, replace)
+        if hook is not None and not fired:
+            raise SaebenchError(f"hook '{hook}' of model '{self.ref}' did not fire: it is switched off there")
+        return logits.float()
+
+    def _run(
+        self,
+        tokens: Int[Tensor, "batch tokens"],
+        hook: str | None,
+        function: Callable[..., Any],
+        stop_at_layer: int | None = None,
+    ) -> Any:
+        """One forward pass; TransformerLens removes the hook in a `finally`, so an error in it leaves none behind."""
+        import torch
+
+        # Some releases pass over names they do not know without a word.
+        if hook is not None and hook not in self._hooks:
+            raise SaebenchError(f"hook '{hook}' is not in model '{self.ref}'")
+        tokens = tokens.to(self.device)
+        # Not inference_mode: what is collected here may later be trained on.
+        with torch.no_grad(), strict_fp32():
+            if hook is None:
+                return self._model(tokens, return_type="logits")
+            return self._model.run_with_hooks(tokens, fwd_hooks=[(hook, function)], stop_at_layer=stop_at_layer)
+
+    def _joined(self, x: Tensor, hook: str, tokens: Tensor) -> Float[Tensor, "batch tokens d_in"]:
+        if x.ndim == 4 and hook.endswith(PER_HEAD):
+            x = x.flatten(2)
+        if x.ndim != 3 or x.shape[:2] != tokens.shape:
+            raise SaebenchError(
+                f"hook '{hook}' of model '{self.ref}' gives {tuple(x.shape)} for {tuple(tokens.shape)} tokens: "
+                "not one vector per token, so no SAE can read it"
+            )
+        return x
+
+    def _width(self, hook: str) -> int:
+        if hook not in self._widths:
+            import torch
+
+            probe = torch.full((1, PROBE_TOKENS), self.bos_id or 0)
+            try:
+                self._widths[hook] = int(self.activations(probe, hook).shape[-1])
+            except ValueError as e:  # TransformerLens refuses hooks that are off unless asked for
+                raise SaebenchError(f"hook '{hook}' of model '{self.ref}' cannot be read: {e}") from e
+        return self._widths[hook]
+
+    def _near(self, layer: int | None) -> list[str]:
+        """Hooks worth suggesting: those of the same layer, in TransformerLens's names."""
+        start = "hook_" if layer is None else f"blocks.{layer}."
+        return [h for h in self._hooks if h.startswith(start)]
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.ref!r}, {self.n_layers} layers, d_model={self.d_model}, {self.backend})"
+
+
+def load_bridge(
+    path_or_name: str,
+    *,
+    ref: str,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    files: Mapping[str, str] | None = None,
+) -> LanguageModel:
+    """Open a Hugging Face model (hub name or folder) through TransformerLens: raw weights, no code from the model.
+
+    Args:
+        ref, revision, files: what the result records of itself.
+        dtype: float32 unless given.
+
+    Raises:
+        SaebenchError: TransformerLens cannot open it; says why.
+    """
+    import torch
+
+    with _quiet_loading():
+        from safetensors import SafetensorError
+        from transformer_lens.model_bridge import TransformerBridge
+
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                path_or_name,
+                revision=revision,
+                device=str(device),
+                dtype=dtype or torch.float32,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
+            first = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise SaebenchError(f"language model '{ref}' cannot be opened: {first}") from e
+    return LanguageModel(bridge, ref=ref, revision=revision, files=files)
+
+
+def token_losses(
+    logits: Float[Tensor, "batch tokens vocab"],
+    tokens: Int[Tensor, "batch tokens"],
+    evaluated: Bool[Tensor, "batch tokens"],
+) -> tuple[Float[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
+    """Cross-entropy of every prediction, in nats, at the position of the predicted token.
+
+    `losses[:, t + 1] = −log softmax(logits[:, t])[tokens[:, t + 1]]`. Nothing predicts a row's first token: its loss is
+    0 and it is never counted. With BOS prepended, the token after BOS is predicted from BOS alone, and counts.
+
+    Returns:
+        losses, and the mask of those that count: `evaluated` without the first position.
+    """
+    import torch
+
+    losses = torch.zeros(tokens.shape, dtype=torch.float32, device=logits.device)
+    targets = tokens[:, 1:].to(logits.device)
+    losses[:, 1:] = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
+    mask = evaluated.to(logits.device).clone()
+    mask[:, 0] = False
+    return losses, mask
+
+
+def _layer(hook: str) -> int | None:
+    parts = hook.split(".")
+    return int(parts[1]) if parts[0] == "blocks" and len(parts) > 2 and parts[1].isdigit() else None
+
+
+def _stop(hook: str) -> int | None:
+    """First layer that need not run: one past the hook's own, since stopping at it would leave the hook unread."""
+    layer = _layer(hook)
+    if layer is not None:
+        return layer + 1
+    return 0 if hook.startswith(("hook_embed", "hook_pos_embed", "embed.")) else None
+
+
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """Named special tokens, and reserved ones that only the tokenizer's own file marks as special."""
+    if tokenizer is None:
+        return frozenset()
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    reserved = (i for i, token in added.items() if getattr(token, "special", False))
+    return frozenset(int(i) for i in (*tokenizer.all_special_ids, *reserved))
+
+
+def _backend() -> str:
+    from importlib.metadata import version
+
+    return f"transformer-lens {version('transformer-lens')}"
+
+
+def _processing(model: Any) -> str:
+    if getattr(model, "compatibility_mode", False):
+        return "compatibility mode"
+    normalization = str(getattr(model.cfg, "normalization_type", None) or "")
+    return "folded layer norm" if normalization.endswith("Pre") else "raw"
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No progress bars from transformers: the run shows its own progress."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,372 @@
+"""The plan: which task runs on which subject, what each needs, and which records are there already. No torch."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saebench_meta.errors import SaebenchError, UnmetNeedError, did_you_mean
+from saebench_meta.plugins import Registry
+from saebench_meta.record import SCHEMA_VERSION, Subject, SubjectSAE, canonical_hash
+from saebench_meta.resolve import (
+    ResolvedData,
+    ResolvedModel,
+    ResolvedSAE,
+    find_reference,
+    resolve_data,
+    resolve_model,
+    resolve_sae,
+)
+from saebench_meta.settings import DEFAULT_CONTEXT, PROFILE_TOKENS, Settings
+from saebench_meta.store import Place
+from saebench_meta.task import Task
+
+MODEL_NEEDS = {"activations", "lm", "labelled"}
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectPlan:
+    """What a task is run on: `sae` has one member, `pair` the SAE and its reference, `family` several."""
+
+    kind: str
+    members: tuple[ResolvedSAE, ...]
+    unmet: str | None = None
+    found: str | None = None
+    """Where a reference nobody named was found, in words."""
+
+    @property
+    def name(self) -> str:
+        names = [m.info.name for m in self.members]
+        return f"{names[0]}-vs-{names[1]}" if self.kind == "pair" and len(names) == 2 else "+".join(names)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return {"sae": ("sae",), "pair": ("sae", "reference")}.get(self.kind, ("member",) * len(self.members))
+
+    def to_record(self) -> Subject:
+        saes = [
+            SubjectSAE(
+                ref=_public_ref(m),
+                role=role,  # type: ignore[arg-type]  # checked by the model
+                loader=m.scheme,
+                loader_version=m.loader.version,
+                info=m.info.model_copy(
+                    update={"site": m.info.site.model_copy(update={"model": public_name(m.info.site.model)})}
+                ),
+                files=dict(m.files),
+            )
+            for m, role in zip(self.members, self.roles, strict=True)
+        ]
+        return Subject(kind=self.kind, name=self.name, saes=saes)  # type: ignore[arg-type]  # checked by the model
+
+
+def public_name(ref: str) -> str:
+    """A reference fit for a record that others read: a path on this machine is cut to its last part."""
+    path = Path(ref)
+    return path.name if path.is_absolute() or path.exists() or ref.startswith((".", "~")) else ref
+
+
+def _public_ref(sae: ResolvedSAE) -> str:
+    shown = public_name(sae.rest)
+    return f"{sae.scheme}:{shown}" if shown else sae.scheme
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The site's model and the sampled corpus; what a task that reads activations depends on."""
+
+    model: ResolvedModel
+    data: ResolvedData
+    hook: str
+    sampling: dict[str, Any]
+
+    def key(self) -> dict[str, Any]:
+        return {"model": self.model.key(), "hook": self.hook, "data": self.data.key(), "sampling": self.sampling}
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One task on one subject: idempotent, self-contained."""
+
+    task: Task
+    subject: SubjectPlan
+    parameters: dict[str, Any]
+    inputs: Inputs | None
+    judge: str | None
+    place: Place
+    unmet: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.task.name} on {self.subject.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All units of a run, in the order in which they run."""
+
+    units: tuple[Unit, ...]
+    notices: tuple[str, ...] = field(default=())
+
+
+def make_plan(registry: Registry, settings: Settings) -> Plan:
+    """Resolve everything the user named, and say what will run, without loading a weight.
+
+    Raises:
+        SaebenchError: unknown names, unreadable files, or a task named outright whose need is unmet.
+    """
+    tasks, outright = select_tasks(registry, settings.tasks)
+    parameters = {t.name: task_parameters(t, settings.parameters.get(t.name, {})) for t in tasks}
+    if stray := set(settings.parameters) - {t.name for t in tasks}:
+        raise SaebenchError(
+            f"-P names task {sorted(stray)[0]!r}, which this run does not include"
+            f"{did_you_mean(sorted(stray)[0], [t.name for t in tasks])}"
+        )
+    subjects = _Subjects(registry, settings)
+    inputs = InputsFinder(registry, settings)
+    units: list[Unit] = []
+    for subject_of in subjects.all():
+        for task in tasks:
+            units.extend(
+                _unit(registry, settings, task, subject, parameters[task.name], inputs) for subject in subject_of(task)
+            )
+    for unit in units:
+        if unit.unmet and unit.task.name in outright:
+            raise UnmetNeedError(f"task '{unit.task.name}' cannot run on {unit.subject.name}: {unit.unmet}")
+    unique = {u.place.id: u for u in units}
+    if not unique:
+        raise SaebenchError(
+            "nothing to run: no task fits these subjects. Type `saebench tasks` to see what each needs."
+        )
+    return Plan(tuple(unique.values()), tuple(dict.fromkeys(subjects.notices)))
+
+
+def select_tasks(registry: Registry, patterns: tuple[str, ...]) -> tuple[list[Task], set[str]]:
+    """Tasks matching names and globs, in the registry's order, and which of them were named outright."""
+    chosen: set[str] = set()
+    outright: set[str] = set()
+    for pattern in [p.strip() for text in patterns for p in text.split(",") if p.strip()]:
+        if pattern == "all":
+            chosen |= set(registry.tasks)
+        elif any(c in pattern for c in "*?["):
+            matched = fnmatch.filter(registry.tasks, pattern)
+            if not matched:
+                raise SaebenchError(f"--tasks {pattern}: no task matches (known: {', '.join(sorted(registry.tasks))})")
+            chosen |= set(matched)
+        else:
+            outright.add(registry.tasks[pattern].name)
+    chosen |= outright
+    return [registry.tasks[name] for name in sorted(registry.tasks) if name in chosen], outright
+
+
+def task_parameters(task: Task, given: dict[str, Any]) -> dict[str, Any]:
+    """The task's defaults with the user's values over them, each of the default's type."""
+    known = {p.name: p for p in task.parameters}
+    values = {p.name: p.default for p in task.parameters}
+    for name, value in given.items():
+        if name not in known:
+            raise SaebenchError(f"task '{task.name}' has no parameter '{name}'{did_you_mean(name, list(known))}")
+        values[name] = _like(values[name], value, f"-P {task.name}.{name}")
+    return values
+
+
+def _like(default: Any, value: Any, where: str) -> Any:
+    if default is None or (
+        isinstance(value, type(default)) and not (isinstance(value, bool) ^ isinstance(default, bool))
+    ):
+        return value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, list | str | int | float):
+        items = value if isinstance(value, list) else [v for v in str(value).split(",") if v]
+        return tuple(_like(default[0], _number(v), where) if default else v for v in items)
+    raise SaebenchError(f"{where}={value!r}: expected {type(default).__name__}, e.g. {default!r}")
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+class _Subjects:
+    """Subjects of a run: every `--sae` by itself, or the members, neighbours and whole of a `--family`."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        if bool(settings.saes) == bool(settings.family):
+            raise SaebenchError("give either --sae (once or more) or --family, not both and not neither")
+        if settings.family and len(settings.family) < 2:
+            raise SaebenchError("--family needs at least two SAEs; for one, use --sae")
+        self.registry, self.settings = registry, settings
+        self.notices: list[str] = []
+        refs = settings.saes or settings.family
+        if len(set(refs)) != len(refs):
+            raise SaebenchError(f"the same SAE is named twice: {', '.join(r for r in refs if refs.count(r) > 1)}")
+        self.saes = [self._resolve(ref) for ref in refs]
+        self.reference = self._resolve(settings.reference) if settings.reference else None
+        if settings.family:
+            self._check_family()
+
+    def _resolve(self, ref: str) -> ResolvedSAE:
+        return resolve_sae(self.registry, ref, model=self.settings.model, hook=self.settings.hook)
+
+    def _check_family(self) -> None:
+        sites = {(s.info.site.model, s.info.site.hook, s.info.d_in) for s in self.saes}
+        if len(sites) > 1:
+            raise SaebenchError(f"a family shares one site; these have {len(sites)}: {sorted(sites)}")
+
+    def all(self) -> list[Callable[[Task], list[SubjectPlan]]]:
+        """One function a row of the run: task -> the subjects it is run on there."""
+        rows: list[Callable[[Task], list[SubjectPlan]]] = [self._row(i) for i in range(len(self.saes))]
+        return [*rows, self._family_row] if self.settings.family else rows
+
+    def _row(self, i: int) -> Callable[[Task], list[SubjectPlan]]:
+        sae = self.saes[i]
+
+        def subjects(task: Task) -> list[SubjectPlan]:
+            if task.subject == "sae":
+                return [SubjectPlan("sae", (sae,))]
+            if task.subject == "pair":
+                return self._pair(i, sae)
+            return (
+                [] if self.settings.family else [SubjectPlan("family", (sae,), "it needs several SAEs: give --family")]
+            )
+
+        return subjects
+
+    def _family_row(self, task: Task) -> list[SubjectPlan]:
+        return [SubjectPlan("family", tuple(self.saes))] if task.subject == "family" else []
+
+    def _pair(self, i: int, sae: ResolvedSAE) -> list[SubjectPlan]:
+        if self.reference is not None:
+            return [SubjectPlan("pair", (sae, self.reference))]
+        if self.settings.family:
+            return [SubjectPlan("pair", (sae, self.saes[i - 1]))] if i else []
+        found = find_reference(self.registry, sae)
+        if found is None:
+            return [SubjectPlan("pair", (sae,), "it needs a narrower SAE at the same site: give --reference REF")]
+        self.notices.append(f"reference of {sae.info.name}: {found[0]} (the widest narrower one, {found[1]})")
+        return [SubjectPlan("pair", (sae, self._resolve(found[0])))]
+
+
+class InputsFinder:
+    """Model and corpus of a subject, resolved once per site; a failure is kept as the reason why a need is unmet."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self.registry, self.settings = registry, settings
+        self._models: dict[tuple[str, str | None], ResolvedModel | str] = {}
+        self._data: dict[str, ResolvedData | str] = {}
+
+    def find(self, sae: ResolvedSAE, documents: int | None = None) -> Inputs | str:
+        """The inputs for an SAE, of at most so many documents, or why there are none."""
+        settings, info = self.settings, sae.info
+        revision = settings.revision or (None if settings.model else info.site.revision)
+        model = self._once(self._models, (info.site.model, revision), lambda: self._model(info.site.model, revision))
+        if isinstance(model, str):
+            return model
+        corpus = settings.corpus or info.dataset
+        if corpus is None:
+            return "it needs documents: give --corpus (a file or a data set's name)"
+        data = self._once(self._data, corpus, lambda: self._corpus(corpus))
+        if isinstance(data, str):
+            return data
+        sampling = {
+            "tokens": settings.tokens or PROFILE_TOKENS[settings.profile],
+            "documents": documents,
+            "context": settings.context or info.context_size or DEFAULT_CONTEXT,
+            "packing": settings.packing,
+            "prepend_bos": info.prepend_bos,
+            "seed": settings.seed,
+            "split": settings.split,
+            "text_field": settings.text_field,
+        }
+        return Inputs(model, data, info.site.hook, sampling)
+
+    def _once(self, memory: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+        if key not in memory:
+            try:
+                memory[key] = make()
+            except SaebenchError as e:
+                memory[key] = str(e)
+        return memory[key]
+
+    def _model(self, ref: str, revision: str | None) -> ResolvedModel:
+        return resolve_model(self.registry, ref, revision)
+
+    def _corpus(self, ref: str) -> ResolvedData:
+        return resolve_data(self.registry, ref, split=self.settings.split, revision=self.settings.data_revision)
+
+
+def _unit(
+    registry: Registry,
+    settings: Settings,
+    task: Task,
+    subject: SubjectPlan,
+    parameters: dict[str, Any],
+    finder: InputsFinder,
+) -> Unit:
+    unmet, inputs = subject.unmet, None
+    if unmet is None and MODEL_NEEDS & set(task.needs):
+        found = finder.find(subject.members[0], settings.limit if task.limit_unit == "documents" else None)
+        unmet, inputs = (found, None) if isinstance(found, str) else (None, found)
+    if unmet is None:
+        unmet = _other_needs(registry, settings, task, subject)
+    judge = settings.judge if "judge" in task.needs else None
+    key = {
+        "schema": SCHEMA_VERSION,
+        "task": f"{task.name}@{task.version}",
+        "parameters": parameters,
+        "subject": [{"role": r, **m.identity()} for r, m in zip(subject.roles, subject.members, strict=False)],
+        "controls": list(task.controls),
+        "inputs": inputs.key() if inputs else None,
+        "judge": judge,
+        "seed": settings.seed,
+        "limit": settings.limit,
+        "dtype": settings.dtype,
+        "unmet": unmet,
+    }
+    place = Place(settings.out, subject.name, task.name, task.version, canonical_hash(key))
+    return Unit(task, subject, parameters, inputs, judge, place, unmet)
+
+
+def _other_needs(registry: Registry, settings: Settings, task: Task, subject: SubjectPlan) -> str | None:
+    """Why a need other than model, corpus and reference is unmet; None if all are met."""
+    for need in task.needs:
+        if need in MODEL_NEEDS - {"labelled"} or need == "reference":
+            continue
+        if need == "judge":
+            if settings.judge is None:
+                return "it needs a judge: give --judge NAME"
+            registry.judges[settings.judge]
+        elif need in registry.needs:
+            if reason := registry.needs[need](subject.members[0].info):
+                return reason
+        else:
+            return f"it needs '{need}', which no installed plugin provides{did_you_mean(need, list(registry.needs))}"
+    return None
+
+
+def describe(unit: Unit) -> dict[str, Any]:
+    """A unit as plain data, for `--dry-run --json`."""
+    return {
+        "task": unit.task.name,
+        "version": unit.task.version,
+        "subject": unit.subject.name,
+        "saes": [m.ref for m in unit.subject.members],
+        "parameters": unit.parameters,
+        "unmet": unit.unmet,
+        "id": unit.place.id,
+        "record": str(unit.place.folder),
+        "inputs": None if unit.inputs is None else {"hook": unit.inputs.hook, **unit.inputs.sampling},
+        "needs": list(unit.task.needs),
+        "controls": list(unit.task.controls),
+        "metrics": [asdict(m) for m in unit.task.metrics],
+    }

@@ -1,0 +1,358 @@
+"""What a run holds while it works: models, samples, activations, codes and controls, each made once and shared.
+
+`TaskContext` is the `Context` a task sees; it is a thin view of the session for one unit of work.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from saebench_meta import seeds, stats
+from saebench_meta.errors import SaebenchError, UnmetNeedError
+from saebench_meta.events import Event, Notice, Progress
+from saebench_meta.plan import Inputs, Unit
+from saebench_meta.record import canonical_hash
+from saebench_meta.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import ArrayLike
+
+    from saebench_meta.activations import Activations
+    from saebench_meta.cache import Cache
+    from saebench_meta.codes import Codes
+    from saebench_meta.corpus import Sample
+    from saebench_meta.hookspecs import Judge
+    from saebench_meta.models import LanguageModel
+    from saebench_meta.plugins import Registry
+    from saebench_meta.resolve import ResolvedSAE
+    from saebench_meta.sae import SAE
+    from saebench_meta.stats import Estimate
+
+T = TypeVar("T")
+
+CODES_LIMIT = 2 << 30
+"""Bytes of codes kept at once; codes that would not fit are streamed instead, with a warning."""
+PROGRESS_SECONDS = 0.1
+
+
+class Site:
+    """Model, sample and activations of one set of inputs, each made when first asked for."""
+
+    def __init__(self, session: Session, inputs: Inputs) -> None:
+        self.session, self.inputs = session, inputs
+        self.memo: dict[tuple[object, ...], Any] = {}
+        self._codes: OrderedDict[tuple[object, ...], tuple[SAE, Codes]] = OrderedDict()
+
+    @cached_property
+    def lm(self) -> LanguageModel:
+        return self.session.model(self.inputs)
+
+    @cached_property
+    def sample(self) -> Sample:
+        from saebench_meta.corpus import Sampling, draw
+
+        data, sampling = self.inputs.data, Sampling(**self.inputs.sampling)
+        documents = data.loader.documents(
+            data.rest, split=sampling.split, revision=data.identity.revision, text_field=sampling.text_field
+        )
+        return draw(documents, self.lm, sampling)
+
+    @cached_property
+    def activations(self) -> Activations:
+        from saebench_meta.activations import collect
+
+        return collect(
+            self.lm,
+            self.inputs.hook,
+            self.sample,
+            cache=self.session.cache,
+            batch_size=self.session.settings.batch_size,
+            progress=lambda done, total: self.session.progress("activations", done, total),
+            notice=lambda message: self.session.emit(Notice("warning", message)),
+        )
+
+    def codes(self, sae: SAE) -> Codes:
+        """Codes of the whole sample, kept while they fit; the least recently used go first."""
+        key = _encoder_key(sae)
+        if key in self._codes:
+            self._codes.move_to_end(key)
+            return self._codes[key][1]
+        from saebench_meta.codes import Codes
+
+        if (predicted := self.predicted_bytes(sae)) > CODES_LIMIT:
+            raise SaebenchError(
+                f"codes of '{sae.info.name}' on {self.activations.n_tokens} tokens would take "
+                f"{predicted / 2**30:.1f} GiB (limit {CODES_LIMIT / 2**30:.0f}): not sparse here. Use fewer --tokens."
+            )
+        parts = [codes for _, codes in self.stream_codes(sae)]
+        codes = Codes.cat(parts, n_latents=sae.d_sae)
+        self._codes[key] = (sae, codes)
+        while len(self._codes) > 1 and sum(c.nbytes for _, c in self._codes.values()) > CODES_LIMIT:
+            self._codes.popitem(last=False)
+        return codes
+
+    def predicted_bytes(self, sae: SAE) -> int:
+        """Size of all codes, from those of the first chunk."""
+        first = next(iter(self.activations), None)
+        if first is None:
+            return 0
+        part = sae.encode_sparse(first.x[:512].to(sae.device))
+        return int(part.nbytes / max(1, part.n_tokens) * self.activations.n_tokens)
+
+    def stream_codes(self, sae: SAE) -> Iterator[tuple[Any, Codes]]:
+        """Chunks of activations with their codes; nothing is kept."""
+        done = 0
+        for chunk in self.activations:
+            codes = sae.encode_sparse(chunk.x.to(sae.device))
+            done += codes.n_tokens
+            self.session.progress(f"codes of {sae.info.name}", done, self.activations.n_tokens)
+            yield chunk, codes
+
+    def code_chunks(self, sae: SAE) -> Iterator[tuple[Any, Codes]]:
+        """Chunks with their codes: cut from the kept codes where those fit, worked out again where not."""
+        if _encoder_key(sae) not in self._codes and self.predicted_bytes(sae) > CODES_LIMIT:
+            self.session.warn_once(f"codes of '{sae.info.name}' are not sparse on this sample: streamed, not kept")
+            yield from self.stream_codes(sae)
+            return
+        codes, start = self.codes(sae), 0
+        for chunk in self.activations:
+            stop = start + chunk.x.shape[0]
+            yield chunk, codes[start:stop]
+            start = stop
+
+
+def _encoder_key(sae: SAE) -> tuple[object, ...]:
+    """Equal for SAEs that share their encoder, such as an SAE and its permuted controls: they have the same codes."""
+    tensors = (sae.W_enc, sae.b_enc, sae.threshold, sae.encoder)
+    return (*map(id, tensors), sae.info.activation, sae.info.k, sae.info.input_transform)
+
+
+class Session:
+    """Everything expensive of a run."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self.registry, self.settings = registry, settings
+        self._sites: dict[str, Site] = {}
+        self._models: OrderedDict[str, LanguageModel] = OrderedDict()
+        self._saes: OrderedDict[str, SAE] = OrderedDict()
+        self._controls: dict[tuple[object, ...], SAE] = {}
+        self._last_progress = 0.0
+        self._warned: set[str] = set()
+
+    # -- telling
+
+    def emit(self, event: Event) -> None:
+        self.registry.emit(event)
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Emit progress, at most ten times a second; the last step always."""
+        now = time.monotonic()
+        if now - self._last_progress >= PROGRESS_SECONDS or done == total:
+            self._last_progress = now
+            self.emit(Progress(what, done, total))
+
+    def warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            self.emit(Notice("warning", message))
+
+    # -- having
+
+    @cached_property
+    def device(self) -> torch.device:
+        import torch
+
+        name = self.settings.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as e:
+            raise SaebenchError(f"--device {name} cannot be used here: {str(e).splitlines()[0]}") from e
+        return device
+
+    @cached_property
+    def cache(self) -> Cache | None:
+        from saebench_meta.cache import Cache, default_root
+
+        return Cache(self.settings.cache_dir or default_root()) if self.settings.cache else None
+
+    def site(self, inputs: Inputs) -> Site:
+        key = canonical_hash(inputs.key())
+        if key not in self._sites:
+            self._sites[key] = Site(self, inputs)
+        return self._sites[key]
+
+    def model(self, inputs: Inputs) -> LanguageModel:
+        """The language model, with its hook checked; one is kept at a time."""
+        import torch
+
+        key = canonical_hash(inputs.model.key())
+        if key not in self._models:
+            self._models.clear()
+            model = inputs.model
+            self.emit(Notice("info", f"loading language model {model.ref}"))
+            self._models[key] = model.loader.load(
+                model.rest, revision=model.revision, device=self.device, dtype=getattr(torch, self.settings.dtype)
+            )
+        return self._models[key]
+
+    def sae(self, resolved: ResolvedSAE) -> SAE:
+        """An SAE, loaded once; the last few are kept."""
+        key = canonical_hash([resolved.ref, resolved.identity()])
+        if key not in self._saes:
+            self._saes[key] = resolved.load(device=str(self.device))
+            while len(self._saes) > 8:
+                self._saes.popitem(last=False)
+        self._saes.move_to_end(key)
+        return self._saes[key]
+
+    def control(self, name: str, sae: SAE, site: Site | None) -> SAE | None:
+        """A control of an SAE, the same for every task of the run; None where it cannot be had."""
+        key = (name, id(sae), None if site is None else id(site))
+        if key not in self._controls:
+            made = self._make_control(name, sae, site)
+            if made is None:
+                return None
+            self._controls[key] = made
+        return self._controls[key]
+
+    def _make_control(self, name: str, sae: SAE, site: Site | None) -> SAE | None:
+        from saebench_meta import controls
+
+        purpose = ("control", name, sae.info.name, sae.d_sae)
+        seed = self.settings.seed
+        match name:
+            case "permuted_rows":
+                return controls.permuted_rows(sae, seeds.rng(seed, *purpose))
+            case "permuted_columns":
+                return controls.permuted_columns(sae, seeds.rng(seed, *purpose))
+            case "random" if site is not None:
+                l0 = sum(int(c.nnz) for _, c in site.code_chunks(sae)) / max(1, site.activations.n_tokens)
+                return controls.random_sae(sae, site.activations, l0, seeds.generator(seed, *purpose))
+            case _:
+                return None
+
+
+class TaskContext:
+    """The `Context` of one unit of work."""
+
+    def __init__(self, session: Session, unit: Unit) -> None:
+        self._session, self._unit = session, unit
+        self.notes: list[str] = []
+        self._workdir: Path | None = None
+
+    # -- settings
+
+    @property
+    def seed(self) -> int:
+        return self._session.settings.seed
+
+    @property
+    def limit(self) -> int | None:
+        return self._session.settings.limit
+
+    @property
+    def device(self) -> torch.device:
+        return self._session.device
+
+    @property
+    def workdir(self) -> Path:
+        if self._workdir is None:
+            self._workdir = Path(tempfile.mkdtemp(prefix="saebench-"))
+        return self._workdir
+
+    def close(self) -> None:
+        """Empty the scratch folder."""
+        if self._workdir is not None:
+            shutil.rmtree(self._workdir, ignore_errors=True)
+            self._workdir = None
+
+    # -- chance
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        return seeds.rng(self.seed, self._unit.task.name, purpose)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return seeds.generator(self.seed, self._unit.task.name, purpose)
+
+    # -- inputs
+
+    @property
+    def site(self) -> Site:
+        """Model and data of this unit."""
+        if self._unit.inputs is None:
+            raise UnmetNeedError(
+                f"task '{self._unit.task.name}' asks for data or the model without declaring it: add "
+                "'activations' or 'lm' to its needs"
+            )
+        return self._session.site(self._unit.inputs)
+
+    def sample(self) -> Sample:
+        return self.site.sample
+
+    def activations(self) -> Activations:
+        return self.site.activations
+
+    def codes(self, sae: SAE) -> Codes:
+        return self.site.codes(sae)
+
+    def code_chunks(self, sae: SAE) -> Iterator[tuple[Any, Codes]]:
+        return self.site.code_chunks(sae)
+
+    def lm(self) -> LanguageModel:
+        return self.site.lm
+
+    def judge(self) -> Judge:
+        if self._unit.judge is None:
+            raise UnmetNeedError(f"task '{self._unit.task.name}' needs a judge: give --judge NAME")
+        return self._session.registry.judges[self._unit.judge]()
+
+    def memo(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        memory = self.site.memo
+        if key not in memory:
+            memory[key] = make()
+        found: T = memory[key]
+        return found
+
+    # -- telling
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        if total is None and isinstance(items, Sequence):
+            total = len(items)
+        for done, item in enumerate(items, 1):
+            yield item
+            self._session.progress(what, done, total)
+
+    def warn(self, message: str) -> None:
+        if message not in self.notes:
+            self.notes.append(message)
+        self._session.warn_once(message)
+
+    # -- estimates
+
+    def bootstrap(self, values: ArrayLike, statistic: Callable[..., ArrayLike] | None = None) -> Estimate:
+        return stats.bootstrap(values, self.rng("bootstrap"), statistic)
+
+    def proportion(self, successes: int, trials: int, *, n_unit: str) -> Estimate:
+        return stats.proportion(successes, trials, n_unit=n_unit)
+
+    def census(self, value: float | None, n: int, *, n_unit: str = "latents", reason: str | None = None) -> Estimate:
+        return stats.census(value, n, n_unit=n_unit, reason=reason)
+
+    def latents(self, n_latents: int) -> Sequence[int]:
+        limit = self.limit if self._unit.task.limit_unit == "latents" else None
+        if limit is None or limit >= n_latents:
+            return range(n_latents)
+        chosen = self.rng(f"latents of {n_latents}").choice(n_latents, limit, replace=False)
+        return sorted(int(i) for i in chosen)

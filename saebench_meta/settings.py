@@ -1,0 +1,86 @@
+"""Everything a run is asked to do, in one place, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Profile = Literal["quick", "default", "paper"]
+Packing = Literal["documents", "concat"]
+
+PROFILE_TOKENS: dict[str, int] = {"quick": 8_192, "default": 65_536, "paper": 1_048_576}
+"""Evaluated tokens a profile samples."""
+
+DEFAULT_CONTEXT = 128
+"""Tokens per context when neither the SAE nor the user says."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for.
+
+    Attributes:
+        saes: references run independently over shared activations.
+        family: references of one ordered subject.
+        tasks: names and globs; `all` is every task.
+        reference: SAE to compare with; found if not given.
+        parameters: task -> parameter -> value, over the task's defaults.
+        model, hook, revision: what the user says of the site, over what the SAE says.
+        corpus, split, text_field, data_revision: where documents come from.
+        context, packing, tokens: how they are sampled; None is what the SAE or the profile says.
+        limit: seeded subset in each task's own unit; marks the record partial.
+        dtype: of the language model; SAEs, codes and statistics are float32 and float64 throughout.
+    """
+
+    saes: tuple[str, ...] = ()
+    family: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ("all",)
+    reference: str | None = None
+    out: Path = Path("out")
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    model: str | None = None
+    revision: str | None = None
+    hook: str | None = None
+    corpus: str | None = None
+    split: str | None = None
+    text_field: str = "text"
+    data_revision: str | None = None
+    context: int | None = None
+    packing: Packing = "documents"
+    tokens: int | None = None
+    judge: str | None = None
+    profile: Profile = "default"
+    seed: int = 0
+    limit: int | None = None
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int | None = None
+    threads: int | None = None
+    cache_dir: Path | None = None
+    cache: bool = True
+    force: bool = False
+    fail_fast: bool = False
+
+
+def parse_parameters(pairs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """`task.name=value` strings as nested values; a value is JSON where it parses as JSON, else text."""
+    import json
+
+    from saebench_meta.errors import SaebenchError
+
+    out: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        task, dot, name = key.partition(".")
+        if not (equals and dot and task and name):
+            raise SaebenchError(f"-P {pair}: expected task.parameter=value, e.g. -P novel_latents.threshold=0.4")
+        try:
+            value: Any = json.loads(text)
+        except ValueError:
+            value = text
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SaebenchError(f"-P {pair}: the value must be finite")
+        out.setdefault(task, {})[name] = value
+    return out

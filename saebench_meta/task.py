@@ -1,0 +1,201 @@
+"""What a task is: a function of a subject and a context, with its metrics declared beforehand.
+
+A task never computes an interval for a ratio of sums itself: it returns per-document statistics, each metric says which
+formula over their sums it is (`of="sse / elements"`), and the harness makes value, interval and paired comparisons from
+that one declaration. Controls are run by the harness too: the same function on a random or permuted SAE.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import altair
+    import pandas as pd
+    from numpy.typing import ArrayLike
+
+    from saebench_meta.context import Context
+    from saebench_meta.sae import SAE
+    from saebench_meta.stats import Estimate
+
+Better = Literal["higher", "lower", "neither"]
+SubjectKind = Literal["sae", "pair", "family"]
+
+CONTROLS = {
+    "random": "random directions, same shape and L0",
+    "permuted_rows": "the same SAE with its decoder rows permuted: breaks the pairing of encoder and decoder",
+    "permuted_columns": "each decoder coordinate permuted independently over rows: breaks the geometry only",
+    "oracle": "the supervised dictionary of a world whose truth is known",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number a task reports.
+
+    Attributes:
+        name: key in the record; `snake_case`.
+        better: `higher`, `lower`, or `neither` when there is no better direction.
+        unit: `fraction`, `nats`, `latents`, `1` …
+        main: shown in the short table.
+        of: formula over sums of the per-document columns, e.g. `"1 - sse / sst"`; None when the task gives the
+            estimate itself. A ratio has a value only where its denominator is positive.
+        expects: the order of controls a sound metric shows, best first: `"trained>random"`, or None.
+        why: why that order is (or is not) expected.
+        help: one sentence for tables and docs.
+    """
+
+    name: str
+    better: Better
+    unit: str
+    main: bool = False
+    of: str | None = None
+    expects: str | None = None
+    why: str = ""
+    help: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"metric name {self.name!r} is not an identifier")
+        if self.expects is not None:
+            if self.better == "neither":
+                raise ValueError(f"metric '{self.name}': an expected order needs a better direction")
+            unknown = set(self.expects.split(">")) - {"trained", *CONTROLS}
+            if unknown:
+                raise ValueError(f"metric '{self.name}': expects names unknown controls {sorted(unknown)}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table kept beside the record as CSV."""
+
+    title: str
+    data: pd.DataFrame
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure kept beside the record, interactive in the report and as SVG. `chart` is an Altair chart."""
+
+    title: str
+    chart: altair.TopLevelMixin
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a task returns.
+
+    Attributes:
+        documents: per-document sufficient statistics, column -> one number a document; must contain `document`,
+            an identifier. NaN means "not measured on this document".
+        estimates: estimates of the metrics that have no formula.
+        tables, figures: by file name stem.
+        notes: sentences for the record.
+    """
+
+    documents: Mapping[str, ArrayLike] | None = None
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An SAE under test (S1) and its reference (S0) at the same site."""
+
+    sae: SAE
+    reference: SAE
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """SAEs at one site, in the order given (narrow to wide unless the user says otherwise)."""
+
+    saes: tuple[SAE, ...]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A keyword argument of a task function, settable as `-P task.name=value`."""
+
+    name: str
+    default: Any
+    annotation: str
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A registered task. Made by the `task` decorator."""
+
+    name: str
+    version: int
+    subject: SubjectKind
+    needs: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    controls: tuple[str, ...]
+    limit_unit: str
+    function: Callable[..., Output]
+    parameters: tuple[Parameter, ...]
+    source: str = ""
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def __call__(self, subject: Any, ctx: Context, **parameters: Any) -> Output:
+        return self.function(subject, ctx, **parameters)
+
+    def metric(self, name: str) -> Metric:
+        return next(m for m in self.metrics if m.name == name)
+
+
+def task(
+    name: str,
+    *,
+    version: int,
+    metrics: Sequence[Metric],
+    subject: SubjectKind = "sae",
+    needs: Iterable[str] = (),
+    controls: Iterable[str] = ("random",),
+    limit_unit: str = "documents",
+    source: str = "",
+) -> Callable[[Callable[..., Output]], Task]:
+    """Make a task of a function `(subject, ctx, *, parameters…) -> Output`.
+
+    Args:
+        name: as typed after `--tasks`.
+        version: raise it when the same input would give another number.
+        metrics: what is reported; the names returned must equal these.
+        subject: `sae`, `pair` (an SAE and its reference) or `family` (several SAEs at one site).
+        needs: `activations`, `lm`, `reference`, `judge`, `truth`, `labelled`, `cities`, or a third party's own.
+        controls: which controls the harness runs beside the subject (keys of `CONTROLS`).
+        limit_unit: what `--limit` counts for this task.
+        source: where the definition comes from.
+    """
+    needs, controls, metrics = tuple(needs), tuple(controls), tuple(metrics)
+    if not name.isidentifier():
+        raise ValueError(f"task name {name!r} is not an identifier")
+    names = [m.name for m in metrics]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"task '{name}': metrics must be present and have distinct names")
+    if unknown := set(controls) - set(CONTROLS):
+        raise ValueError(f"task '{name}': unknown controls {sorted(unknown)}; known: {sorted(CONTROLS)}")
+
+    def decorate(function: Callable[..., Output]) -> Task:
+        parameters = []
+        for p in list(inspect.signature(function).parameters.values())[2:]:
+            if p.kind is not p.KEYWORD_ONLY or p.default is p.empty:
+                raise ValueError(f"task '{name}': parameter '{p.name}' must be keyword-only and have a default")
+            parameters.append(Parameter(p.name, p.default, str(p.annotation)))
+        if not function.__doc__:
+            raise ValueError(f"task '{name}': the function needs a docstring that says what is measured")
+        return Task(name, version, subject, needs, metrics, controls, limit_unit, function, tuple(parameters), source)
+
+    return decorate

@@ -1,0 +1,190 @@
+"""The language model facade, on a small real model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from saebench_meta.errors import SaebenchError
+from saebench_meta.models import LanguageModel, load_bridge, strict_fp32, token_losses
+
+HOOK = "blocks.2.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def lm(stories_model_dir: Path) -> LanguageModel:
+    return load_bridge(str(stories_model_dir), ref="stories")
+
+
+@pytest.fixture(scope="module")
+def tokens(lm: LanguageModel, stories: list[str]) -> torch.Tensor:
+    return torch.tensor([[lm.bos_id or 0, *ids[:23]] for ids in lm.tokenize(stories[:3])])
+
+
+def test_sizes_and_special_tokens_are_those_of_the_folder(lm: LanguageModel) -> None:
+    assert (lm.d_model, lm.n_layers, lm.n_ctx, lm.vocab_size) == (64, 5, 512, 512)
+    assert (lm.bos_id, lm.special_ids) == (1, frozenset({0, 1, 2}))
+    assert (lm.processing, lm.dtype, lm.device.type) == ("raw", torch.float32, "cpu")
+    assert lm.backend.startswith("transformer-lens ")
+
+
+def test_no_special_tokens_are_added_by_tokenize(lm: LanguageModel) -> None:
+    first, empty = lm.tokenize(["Once upon a time", ""])
+    assert first and not lm.special_ids & set(first) and empty == []
+
+
+def test_clean_cross_entropy_of_thirty_stories_is_the_reported_one(lm: LanguageModel, stories: list[str]) -> None:
+    total, count = 0.0, 0
+    for ids in lm.tokenize(stories[:30]):
+        row = torch.tensor([[lm.bos_id or 0, *ids][:512]])
+        evaluated = torch.tensor([[i not in lm.special_ids for i in row[0].tolist()]])
+        losses, mask = token_losses(lm.logits(row), row, evaluated)
+        total, count = total + losses[mask].double().sum().item(), count + int(mask.sum())
+    assert total / count == pytest.approx(1.3136, abs=5e-4)
+
+
+def test_logits_and_activations_are_those_of_transformers(
+    lm: LanguageModel, tokens: torch.Tensor, stories_model_dir: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    hf = AutoModelForCausalLM.from_pretrained(stories_model_dir, local_files_only=True)
+    with torch.no_grad():
+        out = hf(tokens, output_hidden_states=True)
+    torch.testing.assert_close(lm.logits(tokens), out.logits, atol=2e-5, rtol=0)
+    torch.testing.assert_close(lm.activations(tokens, HOOK), out.hidden_states[3], atol=2e-5, rtol=0)
+
+
+def test_token_losses_stand_at_the_predicted_token() -> None:
+    logits = torch.zeros(1, 3, 4)
+    logits[0, 0, 2] = 1.0
+    losses, mask = token_losses(logits, torch.tensor([[1, 2, 3]]), torch.tensor([[True, True, True]]))
+    e = torch.tensor(1.0).exp()
+    torch.testing.assert_close(
+        losses, torch.stack([torch.tensor(0.0), (e + 3).log() - 1, torch.tensor(4.0).log()])[None]
+    )
+    assert mask.tolist() == [[False, True, True]]
+
+
+def test_padding_on_the_right_moves_nothing(lm: LanguageModel, tokens: torch.Tensor) -> None:
+    n = tokens.shape[1]
+    for extra in (1, 40):
+        padded = torch.cat([tokens, torch.full((len(tokens), extra), 7)], 1)
+        for hook in (HOOK, "blocks.1.attn.hook_z"):
+            a, b = lm.activations(tokens, hook), lm.activations(padded, hook)[:, :n]
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+        torch.testing.assert_close(lm.logits(tokens), lm.logits(padded)[:, :n], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "hook", ["hook_embed", "blocks.0.hook_resid_pre", "blocks.4.hook_resid_post", "blocks.2.hook_mlp_out"]
+)
+def test_every_site_is_read_and_edited(lm: LanguageModel, tokens: torch.Tensor, hook: str) -> None:
+    assert lm.activations(tokens, hook).shape == (*tokens.shape, 64)
+    clean = lm.logits(tokens)
+    assert torch.equal(lm.logits(tokens, hook=hook, edit=lambda x: x), clean)
+    assert (lm.logits(tokens, hook=hook, edit=torch.zeros_like) - clean).abs().max() > 0.1
+
+
+def test_heads_are_joined_for_reading_and_editing(lm: LanguageModel, tokens: torch.Tensor) -> None:
+    hook, seen = "blocks.2.attn.hook_z", []
+    z = lm.activations(tokens, hook)
+
+    def edit(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x.clone()
+
+    assert torch.equal(lm.logits(tokens, hook=hook, edit=edit), lm.logits(tokens))
+    assert z.shape == (*tokens.shape, 64) and torch.equal(seen[0], z)
+
+
+def test_reading_stops_after_the_sites_layer(lm: LanguageModel, tokens: torch.Tensor) -> None:
+    ran: list[int] = []
+    handles = [block.register_forward_hook(lambda *_, n=n: ran.append(n)) for n, block in enumerate(lm._model.blocks)]
+    try:
+        lm.activations(tokens, "blocks.1.hook_resid_pre")
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert max(ran, default=-1) <= 1
+
+
+def test_an_error_in_an_edit_leaves_no_hook_behind(lm: LanguageModel, tokens: torch.Tensor) -> None:
+    clean = lm.logits(tokens)
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        lm.logits(tokens, hook=HOOK, edit=broken)
+    with pytest.raises(ValueError, match="returned"):
+        lm.logits(tokens, hook=HOOK, edit=lambda x: x[:, :1])
+    assert torch.equal(lm.logits(tokens), clean)
+
+
+def test_reading_leaves_the_full_model_as_it_was(lm: LanguageModel, tokens: torch.Tensor) -> None:
+    clean = lm.logits(tokens)
+    lm.activations(tokens, "blocks.0.hook_resid_pre")
+    assert torch.equal(lm.logits(tokens), clean)
+
+
+def test_gradients_are_off(lm: LanguageModel, tokens: torch.Tensor) -> None:
+    assert not any(p.requires_grad for p in lm._model.parameters())
+    x = lm.activations(tokens, HOOK)
+    assert not x.requires_grad and not x.is_inference()
+
+
+@pytest.mark.parametrize(
+    ("hook", "d_in", "message"),
+    [
+        ("blocks.2.hook_residpost", None, "did you mean 'blocks.2.hook_resid_post'"),
+        ("blocks.5.hook_resid_post", None, "layers 0 to 4"),
+        (HOOK, 128, "64 wide, the SAE reads 128"),
+        ("blocks.2.attn.hook_pattern", None, "not one vector per token"),
+        ("blocks.2.hook_mlp_in", None, "cannot be read"),
+        ("nonsense", None, "is not in model 'stories'"),
+    ],
+)
+def test_a_hook_that_cannot_be_read_is_refused(lm: LanguageModel, hook: str, d_in: int | None, message: str) -> None:
+    with pytest.raises(SaebenchError, match=message):
+        lm.check_hook(hook, d_in)
+
+
+def test_an_unknown_hook_is_never_passed_over(lm: LanguageModel, tokens: torch.Tensor) -> None:
+    with pytest.raises(SaebenchError, match="is not in model"):
+        lm.activations(tokens, "blocks.2.nonsense")
+    with pytest.raises(SaebenchError, match="is not in model"):
+        lm.logits(tokens, hook="blocks.2.nonsense", edit=lambda x: x)
+
+
+def test_a_hook_that_does_not_fire_is_an_error(
+    lm: LanguageModel, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saebench_meta.models._stop", lambda hook: 2)
+    with pytest.raises(SaebenchError, match="gave no activation"):
+        lm.activations(tokens, "blocks.2.hook_resid_pre")
+
+
+def test_strict_fp32_is_strict_inside_and_restores_after_an_error() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with pytest.raises(KeyError), strict_fp32():
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+            raise KeyError
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_loading_touches_no_network(stories_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("network touched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert load_bridge(str(stories_model_dir), ref="stories").n_layers == 5

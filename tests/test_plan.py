@@ -1,0 +1,159 @@
+"""The plan: subjects, needs, references, parameters and ids, all before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_plugin
+
+from saebench_meta.errors import SaebenchError, UnknownNameError, UnmetNeedError
+from saebench_meta.hookspecs import DataIdentity, DatasetLoader, ModelIdentity, ModelLoader, hookimpl
+from saebench_meta.plan import Plan, make_plan
+from saebench_meta.plugins import Registry
+from saebench_meta.settings import Settings, parse_parameters
+
+TOYS = ("toy_width", "toy_pair", "toy_family")
+
+
+@pytest.fixture
+def registry() -> Registry:
+    made = Registry()
+    assert made.register(toy_plugin).problems == []
+    return made
+
+
+def plan(registry: Registry, **fields: Any) -> Plan:
+    return make_plan(registry, Settings(**{"saes": ("toy:x-16",), "tasks": TOYS[:1], **fields}))
+
+
+def labels(made: Plan) -> list[str]:
+    return [u.label for u in made.units]
+
+
+def test_a_family_runs_each_member_each_neighbouring_pair_and_the_whole(registry: Registry) -> None:
+    made = plan(registry, saes=(), family=("toy:x-8", "toy:x-16", "toy:x-32"), tasks=("toy_w*", "toy_p*", "toy_fam*"))
+    assert labels(made) == [
+        "toy_width on toy-x-8",
+        "toy_pair on toy-x-16-vs-toy-x-8",
+        "toy_width on toy-x-16",
+        "toy_pair on toy-x-32-vs-toy-x-16",
+        "toy_width on toy-x-32",
+        "toy_family on toy-x-8+toy-x-16+toy-x-32",
+    ]
+
+
+def test_a_reference_nobody_named_is_the_widest_narrower_one_and_is_told(registry: Registry) -> None:
+    made = plan(registry, saes=("toy:x-32",), tasks=("toy_pair",))
+    assert labels(made) == ["toy_pair on toy-x-32-vs-toy-x-16"]
+    assert "toy:x-16" in made.notices[0]
+    assert labels(plan(registry, tasks=("toy_pair",), reference="toy:x-32")) == ["toy_pair on toy-x-16-vs-toy-x-32"]
+
+
+def test_a_missing_reference_says_what_to_type(registry: Registry) -> None:
+    made = plan(registry, saes=("toy:x-8",), tasks=("toy_p*",))
+    assert made.units[0].unmet is not None and "--reference" in made.units[0].unmet
+    with pytest.raises(UnmetNeedError, match=r"toy_pair.*--reference"):
+        plan(registry, saes=("toy:x-8",), tasks=("toy_pair",))
+
+
+def test_under_a_glob_an_unmet_need_is_skipped_and_outright_it_is_an_error(registry: Registry) -> None:
+    made = plan(registry, tasks=("all",))
+    unmet = {u.task.name: u.unmet for u in made.units if u.unmet}
+    assert set(unmet) == {"toy_needy", "toy_family", "toy_data"}
+    assert "'moonlight'" in str(unmet["toy_needy"]) and "--family" in str(unmet["toy_family"])
+    assert "hf" in str(unmet["toy_data"])
+    with pytest.raises(UnmetNeedError, match="moonlight"):
+        plan(registry, tasks=("toy_needy",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"saes": ()}, "either --sae"),
+        ({"family": ("toy:x-8", "toy:x-16")}, "either --sae"),
+        ({"saes": (), "family": ("toy:x-8",)}, "at least two"),
+        ({"saes": ("toy:x-8", "toy:x-8")}, "named twice"),
+        ({"tasks": ("toy_widht",)}, "did you mean 'toy_width'"),
+        ({"tasks": ("nothing*",)}, "no task matches"),
+        ({"saes": ("tyo:x-8",)}, "no SAE loader is called 'tyo'.*did you mean 'toy'"),
+        ({"saes": ("nowhere.safetensors",)}, "neither a file"),
+        ({"parameters": {"toy_width": {"scal": 2}}}, "no parameter 'scal'.*did you mean 'scale'"),
+        ({"parameters": {"toy_pair": {"x": 2}}}, "which this run does not include"),
+        ({"parameters": {"toy_width": {"scale": "wide"}}}, "expected float"),
+    ],
+)
+def test_bad_input_is_one_clear_error(registry: Registry, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SaebenchError, match=message):
+        plan(registry, **fields)
+
+
+def test_parameters_take_the_type_of_their_default(registry: Registry) -> None:
+    parameters = parse_parameters(("toy_width.scale=2", "toy_width.sizes=[3, 4]"))
+    assert plan(registry, parameters=parameters).units[0].parameters == {"scale": 2.0, "sizes": (3, 4)}
+    parameters = parse_parameters(("toy_width.sizes=5,6",))
+    assert plan(registry, parameters=parameters).units[0].parameters["sizes"] == (5, 6)
+    for bad in ("x", "x=1", ".a=1", "a.=1", "toy_width.scale=NaN"):
+        with pytest.raises(SaebenchError, match="-P"):
+            parse_parameters((bad,))
+
+
+def the_id(registry: Registry, **fields: Any) -> str:
+    return plan(registry, **fields).units[0].place.id
+
+
+def test_the_id_changes_with_what_was_asked_and_with_nothing_else(registry: Registry, tmp_path: Path) -> None:
+    base = the_id(registry)
+    same: list[dict[str, Any]] = [
+        {"out": tmp_path},
+        {"device": "cuda"},
+        {"batch_size": 3},
+        {"threads": 7},
+        {"force": True},
+        {"cache": False},
+        {"fail_fast": True},
+        {"parameters": {"toy_width": {"scale": 1}}},
+    ]
+    other: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"limit": 5},
+        {"saes": ("toy:x-8",)},
+        {"hook": "blocks.0.hook_resid_post"},
+        {"dtype": "bfloat16"},
+        {"parameters": {"toy_width": {"scale": 2.0}}},
+    ]
+    assert {the_id(registry, **fields) for fields in same} == {base}
+    assert len({base, *(the_id(registry, **fields) for fields in other)}) == len(other) + 1
+
+
+class Inputs:
+    """A model and a corpus that are there as far as a plan can tell."""
+
+    saebench_api = 1
+
+    @hookimpl
+    def saebench_language_models(self) -> dict[str, ModelLoader]:
+        return {"hf": ModelLoader(load=lambda: None, peek=lambda ref, revision: ModelIdentity(ref, revision))}
+
+    @hookimpl
+    def saebench_datasets(self) -> dict[str, DatasetLoader]:
+        def peek(ref: str, *, split: str | None, revision: str | None) -> DataIdentity:
+            if ref == "gone":
+                raise UnknownNameError("no such corpus")
+            return DataIdentity(ref, revision, split)
+
+        return {"hf": DatasetLoader(documents=list, peek=peek)}
+
+
+def test_data_and_model_are_in_the_id_of_tasks_that_read_them_only(registry: Registry) -> None:
+    registry._add(Inputs(), replace(registry.plugins[0], name="inputs", problems=[], provides={}))
+    changes: list[dict[str, Any]] = [{"corpus": "b"}, {"tokens": 99}, {"context": 7}, {"model": "other"}]
+    for task, expected in (("toy_data", 5), ("toy_width", 1)):
+        ids = {the_id(registry, tasks=(task,), **{"corpus": "a", **c}) for c in ({}, *changes)}
+        assert len(ids) == expected
+    with pytest.raises(UnmetNeedError, match="no such corpus"):
+        plan(registry, tasks=("toy_data",), corpus="gone")
+    with pytest.raises(UnmetNeedError, match="--corpus"):
+        plan(registry, tasks=("toy_data",))

@@ -1,0 +1,144 @@
+"""Real runs in processes of their own: rerun, killed, two at a time. On the built-in world, with the network off."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from saebench_meta.record import Record
+from saebench_meta.store import find_records
+
+SAE = "atlas:batchtopk-256"
+KILLS = int(os.environ.get("SAEBENCH_TEST_KILLS", "3"))
+
+RUNNER = """
+import socket, sys
+def refuse(*args, **kwargs):
+    raise OSError("the network is off in this test")
+socket.socket.connect = refuse
+from saebench_meta.cli import saebench
+code = 0
+try:
+    saebench(sys.argv[1:], prog_name="saebench")
+except SystemExit as e:
+    code = e.code or 0
+heavy = sorted({"torch", "numpy", "transformer_lens", "transformers", "datasets", "pandas"} & set(sys.modules))
+print("IMPORTED", *heavy, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def start(out: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
+    arguments = ["run", "--sae", SAE, "--tasks", "all", "-o", str(out), "--profile", "quick", "--json", *more]
+    return subprocess.Popen(
+        [sys.executable, "-c", RUNNER, *arguments],
+        env={**os.environ, "SAEBENCH_CACHE_DIR": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[list[dict[str, object]], str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return [json.loads(line) for line in out.splitlines()], err
+
+
+def records(out: Path) -> dict[str, Record]:
+    return {r.task.name: r for _, r in find_records(out)}
+
+
+def numbers(found: dict[str, Record]) -> dict[str, object]:
+    return {name: r.metrics for name, r in found.items()}
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """One run that nobody disturbed: where it wrote, what it wrote to standard error, and how long it took."""
+
+    out: Path
+    cache: Path
+    records: dict[str, Record]
+    err: str
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    out, cache = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("cache")
+    started = time.monotonic()
+    _, err = finish(start(out, cache))
+    return Undisturbed(out, cache, records(out), err, time.monotonic() - started)
+
+
+def test_all_tasks_run_on_the_built_in_world_with_the_network_off(undisturbed: Undisturbed) -> None:
+    found = undisturbed.records
+    assert set(found) >= {"core", "novel_latents"}
+    assert {r.status for r in found.values()} == {"ok"}
+    for m in found["core"].metrics.values():
+        assert m.value is not None and (m.method == "census") == (m.ci_low is None)
+        assert set(m.controls) == {"random", "permuted_rows"}
+    assert found["core"].metrics["explained_variance"].order is not None
+    assert found["core"].metrics["explained_variance"].order.holds is True
+    assert "torch" in undisturbed.err.split("IMPORTED")[1]
+
+
+def test_the_same_command_again_imports_no_torch_and_computes_nothing(undisturbed: Undisturbed) -> None:
+    stamps = {p: p.stat().st_mtime_ns for p in undisturbed.out.rglob("record.json")}
+    events, err = finish(start(undisturbed.out, undisturbed.cache))
+    assert {e["status"] for e in events if e["event"] == "UnitFinished"} == {"kept"}
+    assert err.split("IMPORTED")[1].split() == []
+    assert {p: p.stat().st_mtime_ns for p in undisturbed.out.rglob("record.json")} == stamps
+    assert records(undisturbed.out) == undisturbed.records
+
+
+def test_numbers_do_not_depend_on_whether_the_cache_was_warm(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    finish(start(tmp_path / "warm", undisturbed.cache))
+    finish(start(tmp_path / "none", tmp_path / "unused", "--no-cache"))
+    assert numbers(records(tmp_path / "warm")) == numbers(undisturbed.records)
+    assert numbers(records(tmp_path / "none")) == numbers(undisturbed.records)
+
+
+def test_killed_runs_leave_no_torn_file_and_lose_no_record(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """Kills are spread over the time a run takes; what is on disk after each is whole, and never becomes less."""
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    done: dict[str, Record] = {}
+    killed = 0
+    for _ in range(3 * KILLS):
+        process = start(out, cache)
+        time.sleep(undisturbed.seconds * (killed + 0.5) / KILLS)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+        now = records(out) if out.exists() else {}
+        assert all(now[name] == record for name, record in done.items())
+        done = now
+        if set(done) == set(undisturbed.records):
+            shutil.rmtree(out)
+            done = {}
+        if killed == KILLS:
+            break
+    assert killed == KILLS
+    finish(start(out, cache))
+    assert numbers(records(out)) == numbers(undisturbed.records)
+    leftovers = [p for p in out.rglob(".*") if ".new-" in p.name or ".old-" in p.name or p.suffix == ".tmp"]
+    assert leftovers == []
+
+
+def test_two_processes_share_a_folder_and_a_cache(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    both = [start(tmp_path / "out", tmp_path / "cache") for _ in range(2)]
+    events = [event for process in both for event in finish(process)[0]]
+    statuses = [e["status"] for e in events if e["event"] == "UnitFinished"]
+    assert set(statuses) <= {"ok", "kept"} and statuses.count("ok") == len(undisturbed.records)
+    assert numbers(records(tmp_path / "out")) == numbers(undisturbed.records)
