@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Profile = Literal["quick", "default", "paper"]
+Dtype = Literal["float32", "bfloat16"]
 Packing = Literal["documents", "concat"]
 
 PROFILE_TOKENS: dict[str, int] = {"quick": 8_192, "default": 65_536, "paper": 1_048_576}
@@ -55,7 +56,7 @@ class Settings:
     seed: int = 0
     limit: int | None = None
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     batch_size: int | None = None
     threads: int | None = None
     cache_dir: Path | None = None

@@ -81,7 +81,7 @@ def data(content: str = "c" * 64, **sampling: Any) -> DataUsed:
     )
 
 
-MODEL = ModelUsed(ref="toy", revision=None, files={}, hook=SITE.hook, dtype="float64")
+MODEL = ModelUsed(ref="toy", revision=None, files={}, hook=SITE.hook, dtype="bfloat16")
 
 
 def record(

@@ -251,7 +251,7 @@ def test_settings_of_a_record_are_taken_below_what_is_typed(asked: list[Settings
     (s,) = asked
     assert s.saes == ("toy:x-8",) and s.tasks == ("toy_width",)
     assert s.parameters == {"toy_width": {"scale": 3, "sizes": [4, 5]}}
-    assert (s.seed, s.limit, s.profile, s.dtype) == (7, 5, "quick", "float64")
+    assert (s.seed, s.limit, s.profile, s.dtype) == (7, 5, "quick", "bfloat16")
     assert (s.context, s.packing, s.tokens, s.corpus) == (64, "documents", 1024, "corpus.txt")
     dry("--from-record", str(folder), "--family", "toy:x-8", "toy:x-16", "--tasks", "toy_family")
     assert asked[1].saes == () and asked[1].family == ("toy:x-8", "toy:x-16") and asked[1].parameters == {}

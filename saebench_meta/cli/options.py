@@ -9,16 +9,15 @@ from typing import Any, TypeVar, get_args
 import click
 
 from saebench_meta.cli import config
-from saebench_meta.settings import Packing, Profile, Settings, parse_parameters
+from saebench_meta.settings import Dtype, Packing, Profile, Settings, parse_parameters
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT = Settings()
-DTYPES = ("float32", "float64", "bfloat16")
 
 
 def batch_size(text: str | int) -> int | str:
-    """A number of contexts, or `auto`."""
+    """A number of tokens, or `auto`."""
     if text == "auto":
         return "auto"
     try:
@@ -89,8 +88,8 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _option("--limit", type=POSITIVE, metavar="N", help="A seeded subset, in each task's own unit (`saebench tasks`)."),
     # the machine
     _option("--device", default=DEFAULT.device, metavar="NAME", help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."),
-    _option("--dtype", type=click.Choice(DTYPES), default=DEFAULT.dtype, help="Precision of model and SAE."),
-    _option("--batch-size", type=batch_size, default="auto", metavar="N|auto", help="Contexts a forward pass."),
+    _option("--dtype", type=click.Choice(get_args(Dtype)), default=DEFAULT.dtype, help="Precision of the language model."),
+    _option("--batch-size", type=batch_size, default="auto", metavar="N|auto", help="Tokens a forward pass."),
     _option("--threads", type=POSITIVE, metavar="N", help="CPU threads."),
     _option("--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of the activation cache."),
     _option("--cache/--no-cache", default=DEFAULT.cache, help="Keep activations on disk for later runs."),
