@@ -1,8 +1,8 @@
 """Activations at a site on the evaluated tokens of a sample: one forward pass, then read as often as wanted.
 
-Tokens come in canonical order, row by row as they stand in the sample, whatever the batch size was. Small samples are
-kept in memory; larger ones are written to the cache as they are made and read back memory-mapped; without a cache they
-are worked out again on every reading.
+Tokens come in canonical order, row by row as they stand in the sample, whatever the batch size was. They are written to
+the cache as they are made, for later runs. Small samples are kept in memory besides; larger ones are read back
+memory-mapped, and without a cache they are worked out again on every reading.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def collect(
     """Activations of the sample's evaluated tokens at a hook.
 
     Args:
-        cache: used when the activations exceed `memory_limit` bytes.
+        cache: where activations are kept for later runs, and read from when they exceed `memory_limit` bytes.
         batch_size: tokens per forward pass, padding included; None chooses, and halves when memory runs out.
         device: where chunks are handed over; the model's device unless given.
         stored_as: dtype on disk.
@@ -166,14 +166,11 @@ def collect(
     source = _Forward(model, hook, sample, runner, progress or (lambda _done, _total: None))
     d_in = source.probe()
     size = sample.n_evaluated * d_in * 4
-    store: Store = source
+    store: Store = (None if cache is None else _cached(cache, source, stored_as, notice)) or source
     if size <= memory_limit:
-        store = _InMemory(source, sample.n_evaluated, d_in)
-    elif cache is None or (cached := _cached(cache, source, stored_as, notice)) is None:
-        if notice is not None:
-            notice(f"activations take {size / 2**30:.2f} GiB and are not cached: the model runs again at every reading")
-    else:
-        store = cached
+        store = _InMemory(store, sample.n_evaluated, d_in)
+    elif store is source and notice is not None:
+        notice(f"activations take {size / 2**30:.2f} GiB and are not cached: the model runs again at every reading")
     return Activations(store, sample, d_in, device or model.device)
 
 
@@ -305,7 +302,7 @@ class _Forward:
 
 
 class _InMemory:
-    def __init__(self, source: _Forward, n_tokens: int, d_in: int) -> None:
+    def __init__(self, source: Store, n_tokens: int, d_in: int) -> None:
         import torch
 
         self.x = torch.empty(n_tokens, d_in)
@@ -343,12 +340,16 @@ def _cached(
 
     def make(folder: Path) -> Mapping[str, Any]:
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         names = []
         for number, block in enumerate(source.blocks()):
             names.append(f"{number:05d}.safetensors")
-            save_file({"x": block.to(getattr(torch, stored_as))}, folder / names[-1])
+            try:
+                save_file({"x": block.to(getattr(torch, stored_as))}, folder / names[-1])
+            except SafetensorError as e:  # a full disk: the cache says so and the run goes on without it
+                raise OSError(str(e)) from e
         return {"files": names, "n_tokens": source.sample.n_evaluated, "d_in": width, "hook": source.hook}
 
     size = source.sample.n_evaluated * width * (4 if stored_as == "float32" else 2)

@@ -39,6 +39,11 @@ class Context(Protocol):
         ...
 
     @property
+    def batch_size(self) -> int | None:
+        """Tokens a forward pass, as the user asked for; None leaves it to whoever runs the model."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where tensors of this run live."""
         ...

@@ -73,6 +73,16 @@ def random_sae(sae: SAE, activations: Activations, l0: float, generator: torch.G
     return control.to(dtype=sae.dtype)
 
 
+def random_directions(sae: SAE, generator: torch.Generator) -> SAE:
+    """Random unit directions in the shape of `sae`, for tasks that read the decoder only: there is no L0 to match."""
+    import torch
+
+    rows = torch.randn(sae.d_sae, sae.d_in, generator=generator)
+    W_dec = torch.nn.functional.normalize(rows, dim=1).to(sae.W_dec)
+    control = replace(sae, W_enc=W_dec.T.contiguous(), b_enc=torch.zeros_like(sae.b_enc), W_dec=W_dec, encoder=None)
+    return _renamed(control, "random")
+
+
 def _calibration_tokens(
     sae: SAE, activations: Activations, generator: torch.Generator
 ) -> tuple[Float[Tensor, " d_in"], Float[Tensor, "chosen d_in"]]:

@@ -219,9 +219,18 @@ class _Subjects:
         return resolve_sae(self.registry, ref, model=self.settings.model, hook=self.settings.hook)
 
     def _check_family(self) -> None:
-        sites = {(s.info.site.model, s.info.site.hook, s.info.d_in) for s in self.saes}
+        sites = {(s.info.site.model, s.own_hook, s.info.d_in) for s in self.saes}
         if len(sites) > 1:
             raise SaebenchError(f"a family shares one site; these have {len(sites)}: {sorted(sites)}")
+
+    def _checked(self, sae: ResolvedSAE, reference: ResolvedSAE) -> SubjectPlan:
+        """The pair, unless --hook would hide that the two belong to different hooks."""
+        if self.settings.hook and sae.own_hook != reference.own_hook:
+            raise SaebenchError(
+                f"'{sae.ref}' reads {sae.own_hook} and '{reference.ref}' reads {reference.own_hook}: --hook does not "
+                "make them comparable. Give a --reference at the same hook."
+            )
+        return SubjectPlan("pair", (sae, reference))
 
     def all(self) -> list[Callable[[Task], list[SubjectPlan]]]:
         """One function a row of the run: task -> the subjects it is run on there."""
@@ -247,14 +256,14 @@ class _Subjects:
 
     def _pair(self, i: int, sae: ResolvedSAE) -> list[SubjectPlan]:
         if self.reference is not None:
-            return [SubjectPlan("pair", (sae, self.reference))]
+            return [self._checked(sae, self.reference)]
         if self.settings.family:
-            return [SubjectPlan("pair", (sae, self.saes[i - 1]))] if i else []
+            return [self._checked(sae, self.saes[i - 1])] if i else []
         found = find_reference(self.registry, sae)
         if found is None:
             return [SubjectPlan("pair", (sae,), "it needs a narrower SAE at the same site: give --reference REF")]
         self.notices.append(f"reference of {sae.info.name}: {found[0]} (the widest narrower one, {found[1]})")
-        return [SubjectPlan("pair", (sae, self._resolve(found[0])))]
+        return [self._checked(sae, self._resolve(found[0]))]
 
 
 class InputsFinder:
@@ -269,32 +278,37 @@ class InputsFinder:
         """The inputs for an SAE, of at most so many documents, or why there are none."""
         settings, info = self.settings, sae.info
         revision = settings.revision or (None if settings.model else info.site.revision)
-        model = self._once(self._models, (info.site.model, revision), lambda: self._model(info.site.model, revision))
+        model = self._once(
+            self._models, (info.site.model, revision), lambda: self._model(info.site.model, revision), settings.model
+        )
         if isinstance(model, str):
             return model
         corpus = settings.corpus or info.dataset
         if corpus is None:
             return "it needs documents: give --corpus (a file or a data set's name)"
-        data = self._once(self._data, corpus, lambda: self._corpus(corpus))
+        data = self._once(self._data, corpus, lambda: self._corpus(corpus), settings.corpus)
         if isinstance(data, str):
             return data
         sampling = {
-            "tokens": settings.tokens or PROFILE_TOKENS[settings.profile],
+            "tokens": PROFILE_TOKENS[settings.profile] if settings.tokens is None else settings.tokens,
             "documents": documents,
             "context": settings.context or info.context_size or DEFAULT_CONTEXT,
             "packing": settings.packing,
             "prepend_bos": info.prepend_bos,
             "seed": settings.seed,
-            "split": settings.split,
+            "split": data.identity.split,
             "text_field": settings.text_field,
         }
         return Inputs(model, data, info.site.hook, sampling)
 
-    def _once(self, memory: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    def _once(self, memory: dict[Any, Any], key: Any, make: Callable[[], Any], named: str | None) -> Any:
+        """What `make` gives, or why it gives nothing; what the user named must be there."""
         if key not in memory:
             try:
                 memory[key] = make()
             except SaebenchError as e:
+                if named is not None:
+                    raise
                 memory[key] = str(e)
         return memory[key]
 
@@ -330,7 +344,7 @@ def _unit(
         "judge": judge,
         "seed": settings.seed,
         "limit": settings.limit,
-        "dtype": settings.dtype,
+        "dtype": settings.dtype if inputs else None,
         "unmet": unmet,
     }
     place = Place(settings.out, subject.name, task.name, task.version, canonical_hash(key))

@@ -230,6 +230,8 @@ class Registry:
         for implementation in self._manager.hook.saebench_event.get_hookimpls():
             try:
                 implementation.function(event=event)
+            except BrokenPipeError:  # whoever read our output has gone
+                raise
             except Exception:  # a listener must not disturb a run; it is logged
                 if implementation.plugin_name not in self._event_failures:
                     self._event_failures.add(implementation.plugin_name)

@@ -45,6 +45,8 @@ class ResolvedSAE:
     loader: SAELoader
     info: SAEInfo
     files: Mapping[str, str]
+    own_hook: str
+    """The hook as the file gives it; `info.site` may carry the user's."""
 
     def load(self, *, device: str = "cpu", dtype: Any = None) -> SAE:
         """The SAE itself, with this reference's site (a user may have named another model or hook)."""
@@ -90,7 +92,7 @@ def resolve_sae(registry: Registry, ref: str, *, model: str | None = None, hook:
         sae = loader.load(rest, device="cpu", dtype=torch.float32)
         info, files = sae.info, {"weights": sae.content_hash()}
     site = info.site.model_copy(update={k: v for k, v in (("model", model), ("hook", hook)) if v})
-    return ResolvedSAE(ref, scheme, rest, loader, info.model_copy(update={"site": site}), files)
+    return ResolvedSAE(ref, scheme, rest, loader, info.model_copy(update={"site": site}), files, info.site.hook)
 
 
 def _claiming_loader(registry: Registry, ref: str) -> str:
@@ -116,45 +118,39 @@ def _claiming_loader(registry: Registry, ref: str) -> str:
 
 
 def find_reference(registry: Registry, sae: ResolvedSAE) -> tuple[str, str] | None:
-    """A reference for an SAE nobody named: the widest narrower one at its site, beside it on disk or in a catalogue.
+    """A reference for an SAE nobody named: the widest narrower one at its site, beside it on disk or in its catalogue.
 
     Returns:
         The reference's ref and, in words, where it was found.
     """
-    beside = [(r.info.d_sae, r.ref) for r in _siblings(registry, sae) if _narrower(r.info, sae.info)]
+    beside = [(info.d_sae, ref) for ref, info in _siblings(sae)]
     if beside:
         return max(beside)[1], "beside it on disk"
-    mine = {sae.ref, f"{sae.scheme}:{sae.rest}"}
+    mine = {sae.ref, f"{sae.scheme}:{sae.rest}"} & set(registry.catalogue)
     entries = [
         (e.d_sae, e.ref)
         for e in registry.catalogue.values()
-        if e.model == sae.info.site.model
-        and e.hook == sae.info.site.hook
-        and e.d_sae < sae.info.d_sae
-        and e.ref not in mine
+        if mine and e.model == sae.info.site.model and e.hook == sae.own_hook and e.d_sae < sae.info.d_sae
     ]
     return (max(entries)[1], "in the catalogue") if entries else None
 
 
-def _narrower(other: SAEInfo, info: SAEInfo) -> bool:
-    return other.d_sae < info.d_sae and other.d_in == info.d_in
-
-
-def _siblings(registry: Registry, sae: ResolvedSAE) -> list[ResolvedSAE]:
-    """Other SAEs of the same format in the same folder; those that cannot be read are passed over."""
+def _siblings(sae: ResolvedSAE) -> list[tuple[str, SAEInfo]]:
+    """Narrower SAEs of the same format, site and input space in the same folder; what cannot be read is passed over."""
     path = Path(sae.rest)
     if sae.loader.peek is None or sae.loader.claims is None or not path.exists():
         return []
+    own = sae.loader.peek(sae.rest).info  # as the file gives it, before the user's word
     found = []
-    own = resolve_sae(registry, f"{sae.scheme}:{sae.rest}").info.site  # as the file gives it, before the user's word
     for other in sorted(path.parent.iterdir()):
         if other != path and sae.loader.claims(other):
             try:
-                candidate = resolve_sae(registry, f"{sae.scheme}:{other}")
+                info = sae.loader.peek(str(other)).info
             except SaebenchError:
                 continue
-            if candidate.info.site == own:
-                found.append(candidate)
+            comparable = (info.site, info.d_in, info.input_transform) == (own.site, own.d_in, own.input_transform)
+            if comparable and info.d_sae < own.d_sae:
+                found.append((f"{sae.scheme}:{other}", info))
     return found
 
 

@@ -22,7 +22,7 @@ from saebench_meta.plugins import Registry
 from saebench_meta.record import DataUsed, JudgeUsed, ModelUsed, Record, RunSettings, TaskRef
 from saebench_meta.session import Session, TaskContext
 from saebench_meta.settings import Settings
-from saebench_meta.store import Draft, check_writable, locked, put, read_valid
+from saebench_meta.store import Draft, check_writable, locked, put, read_valid, recover
 from saebench_meta.task import Family, Output, Pair
 
 Outcome = Literal["ok", "kept", "failed", "skipped"]
@@ -87,6 +87,7 @@ def execute(registry: Registry, plan: Plan, settings: Settings) -> RunResult:
             session = session or _session(registry, settings)
             registry.emit(UnitStarted(unit.task.name, unit.subject.name, index, len(plan.units)))
             result = _run_locked(session, unit)
+            session.keep_only(u.inputs for u in plan.units[index:] if u.inputs is not None)
         results.append(result)
         registry.emit(
             UnitFinished(
@@ -137,7 +138,14 @@ def _run_locked(session: Session, unit: Unit) -> UnitResult:
         if record.status != "ok" and _done_before(unit):
             # A rerun that fails must not take a finished result away.
             return UnitResult(unit, record.status, record, None, record.reason, seconds)
-        folder = put(unit.place, record, files.files)
+        try:
+            folder = put(unit.place, record, files.files)
+        except OSError as e:
+            recover(unit.place)
+            raise SaebenchError(
+                f"the record of {unit.label} cannot be written to '{unit.place.out}': {e.strerror or e}. "
+                "Make room or pass another folder with -o; finished records are kept."
+            ) from e
     return UnitResult(unit, record.status, record, folder, record.reason, seconds)
 
 
@@ -170,7 +178,7 @@ def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str]
             for name in unit.task.controls:
                 site = None if unit.inputs is None else ctx.site
                 # In a pair only the SAE under test is replaced: the reference is what both are held against.
-                replaced = saes if unit.subject.kind == "family" else saes[:1]
+                replaced = unit.subject.members if unit.subject.kind == "family" else unit.subject.members[:1]
                 made = [session.control(name, sae, site) for sae in replaced]
                 controls = [c for c in made if c is not None]
                 if len(controls) < len(replaced):
@@ -259,7 +267,9 @@ def _base(session: Session, unit: Unit, clock: _Clock) -> Callable[..., Record]:
 def _unfinished(
     session: Session, unit: Unit, status: Literal["failed", "skipped"], reason: str, clock: _Clock
 ) -> Record:
-    return _base(session, unit, clock)(status=status, reason=reason)
+    return _base(session, unit, clock)(
+        status=status, reason=reason, model=_model_asked(session, unit), data=_data_asked(unit)
+    )
 
 
 def _finished(
@@ -281,35 +291,48 @@ def _finished(
     return record, files
 
 
-def _model_used(session: Session, unit: Unit) -> ModelUsed | None:
+def _model_asked(session: Session, unit: Unit) -> ModelUsed | None:
+    """What was asked for: all that is known of a unit that did not end well."""
     if unit.inputs is None:
         return None
-    model, lm = unit.inputs.model, session.site(unit.inputs).lm
+    model = unit.inputs.model
     return ModelUsed(
         ref=public_name(model.ref),
-        revision=lm.revision,
+        revision=model.identity.revision,
         files=dict(model.identity.files),
         hook=unit.inputs.hook,
-        processing=lm.processing,
         dtype=session.settings.dtype,
-        backend=lm.backend,
     )
 
 
-def _data_used(session: Session, unit: Unit) -> DataUsed | None:
+def _model_used(session: Session, unit: Unit) -> ModelUsed | None:
+    asked = _model_asked(session, unit)
+    if asked is None or unit.inputs is None:
+        return None
+    lm = session.site(unit.inputs).lm
+    return asked.model_copy(update={"revision": lm.revision, "processing": lm.processing, "backend": lm.backend})
+
+
+def _data_asked(unit: Unit) -> DataUsed | None:
     if unit.inputs is None:
         return None
-    identity, sample = unit.inputs.data.identity, session.site(unit.inputs).sample
+    identity = unit.inputs.data.identity
     return DataUsed(
         ref=public_name(identity.ref),
         revision=identity.revision,
         split=identity.split,
         sha256=identity.sha256,
         sampling=unit.inputs.sampling,
-        documents=sample.n_docs,
-        tokens=sample.n_evaluated,
-        content_sha256=sample.content_hash(),
     )
+
+
+def _data_used(session: Session, unit: Unit) -> DataUsed | None:
+    asked = _data_asked(unit)
+    if asked is None or unit.inputs is None:
+        return None
+    sample = session.site(unit.inputs).sample
+    counts = {"documents": sample.n_docs, "tokens": sample.n_evaluated, "content_sha256": sample.content_hash()}
+    return asked.model_copy(update=counts)
 
 
 def _judge_used(session: Session, unit: Unit) -> JudgeUsed | None:

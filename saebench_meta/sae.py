@@ -17,9 +17,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,18 @@ ActivationName = Literal["relu", "jumprelu", "topk"]
 InputTransform = Literal["none", "center", "layer_norm", "norm_rescale"]
 
 LAYER_NORM_EPS = 1e-5
-"""Added to the unbiased standard deviation by `layer_norm`, as OpenAI's and the BatchTopK repository's SAEs do."""
+"""Added to the unbiased standard deviation in the division, not in undoing it: so do OpenAI's SAEs and sae-lens."""
+
+
+def _printable(text: str) -> str:
+    """Texts that come with a file end up in terminals and pages: no control characters, no line breaks."""
+    if not text.isprintable():
+        raise ValueError("holds control characters or line breaks")
+    return text
+
+
+Printable = Annotated[str, AfterValidator(_printable)]
+"""Text without control characters."""
 
 
 class Site(BaseModel):
@@ -40,9 +51,11 @@ class Site(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(min_length=1, description="Reference of the language model: `scheme:rest`, hub name or folder.")
-    hook: str = Field(min_length=1, description="TransformerLens hook name, e.g. `blocks.8.hook_resid_pre`.")
-    revision: str | None = Field(default=None, description="Pinned revision of the model, where it has one.")
+    model: Printable = Field(
+        min_length=1, description="Reference of the language model: `scheme:rest`, hub name or folder."
+    )
+    hook: Printable = Field(min_length=1, description="TransformerLens hook name, e.g. `blocks.8.hook_resid_pre`.")
+    revision: Printable | None = Field(default=None, description="Pinned revision of the model, where it has one.")
 
     def __str__(self) -> str:
         return f"{self.model}/{self.hook}"
@@ -53,19 +66,21 @@ class SAEInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, description="Short name shown in tables.")
+    name: Printable = Field(min_length=1, description="Short name shown in tables.")
     site: Site
     d_in: int = Field(gt=0, description="Width of the activations read.")
     d_sae: int = Field(gt=0, description="Number of latents.")
-    architecture: str = Field(default="relu", description="What it was trained as: relu, topk, batchtopk, jumprelu, …")
+    architecture: Printable = Field(
+        default="relu", description="What it was trained as: relu, topk, batchtopk, jumprelu, …"
+    )
     activation: ActivationName = Field(default="relu", description="Activation function at inference.")
     k: int | None = Field(default=None, gt=0, description="Latents kept per token by `topk`; training k otherwise.")
     input_transform: InputTransform = Field(default="none", description="What is done to each token before encoding.")
     prepend_bos: bool = Field(default=True, description="Whether a BOS token is put before every context.")
     context_size: int | None = Field(default=None, gt=0, description="Tokens per context in training.")
-    dataset: str | None = Field(default=None, description="What it was trained on.")
-    folded: tuple[str, ...] = Field(default=(), description="What the loader folded into the weights, in words.")
-    notes: tuple[str, ...] = Field(default=(), description="Anything a reader of a result should know.")
+    dataset: Printable | None = Field(default=None, description="What it was trained on.")
+    folded: tuple[Printable, ...] = Field(default=(), description="What the loader folded into the weights, in words.")
+    notes: tuple[Printable, ...] = Field(default=(), description="Anything a reader of a result should know.")
 
     @model_validator(mode="after")
     def _topk_has_k(self) -> SAEInfo:
@@ -168,8 +183,8 @@ class SAE:
                 return x - mean, TokenStats(shift=mean)
             case "layer_norm":
                 mean = x.mean(-1, keepdim=True)
-                std = x.std(-1, keepdim=True) + LAYER_NORM_EPS
-                return (x - mean) / std, TokenStats(shift=mean, scale=std)
+                std = x.std(-1, keepdim=True)
+                return (x - mean) / (std + LAYER_NORM_EPS), TokenStats(shift=mean, scale=std)
             case "norm_rescale":
                 scale = x.norm(dim=-1, keepdim=True) / self.d_in**0.5
                 scale = scale.clamp_min(torch.finfo(x.dtype).tiny)

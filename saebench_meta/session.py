@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from saebench_meta.stats import Estimate
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 CODES_LIMIT = 2 << 30
 """Bytes of codes kept at once; codes that would not fit are streamed instead, with a warning."""
@@ -52,7 +53,7 @@ class Site:
         self.memo: dict[tuple[object, ...], Any] = {}
         self._codes: OrderedDict[tuple[object, ...], tuple[SAE, Codes]] = OrderedDict()
 
-    @cached_property
+    @property
     def lm(self) -> LanguageModel:
         return self.session.model(self.inputs)
 
@@ -130,6 +131,18 @@ class Site:
             start = stop
 
 
+KEPT_SAES = 8
+"""SAEs, and controls, kept at once; those used longest ago go first."""
+
+
+def _recent(kept: OrderedDict[K, SAE], key: K) -> SAE:
+    """The entry, now the most recently used, with no more than `KEPT_SAES` kept."""
+    kept.move_to_end(key)
+    while len(kept) > KEPT_SAES:
+        kept.popitem(last=False)
+    return kept[key]
+
+
 def _encoder_key(sae: SAE) -> tuple[object, ...]:
     """Equal for SAEs that share their encoder, such as an SAE and its permuted controls: they have the same codes."""
     tensors = (sae.W_enc, sae.b_enc, sae.threshold, sae.encoder)
@@ -144,7 +157,7 @@ class Session:
         self._sites: dict[str, Site] = {}
         self._models: OrderedDict[str, LanguageModel] = OrderedDict()
         self._saes: OrderedDict[str, SAE] = OrderedDict()
-        self._controls: dict[tuple[object, ...], SAE] = {}
+        self._controls: OrderedDict[tuple[str, str, str], SAE] = OrderedDict()
         self._last_progress = 0.0
         self._warned: set[str] = set()
 
@@ -193,6 +206,12 @@ class Session:
             self._sites[key] = Site(self, inputs)
         return self._sites[key]
 
+    def keep_only(self, inputs: Iterable[Inputs]) -> None:
+        """Let go of the activations and codes of every site that no later unit reads."""
+        needed = {canonical_hash(i.key()) for i in inputs}
+        for key in self._sites.keys() - needed:
+            del self._sites[key]
+
     def model(self, inputs: Inputs) -> LanguageModel:
         """The language model, with its hook checked; one is kept at a time."""
         import torch
@@ -212,32 +231,33 @@ class Session:
         key = canonical_hash([resolved.ref, resolved.identity()])
         if key not in self._saes:
             self._saes[key] = resolved.load(device=str(self.device))
-            while len(self._saes) > 8:
-                self._saes.popitem(last=False)
-        self._saes.move_to_end(key)
-        return self._saes[key]
+        return _recent(self._saes, key)
 
-    def control(self, name: str, sae: SAE, site: Site | None) -> SAE | None:
+    def control(self, name: str, resolved: ResolvedSAE, site: Site | None) -> SAE | None:
         """A control of an SAE, the same for every task of the run; None where it cannot be had."""
-        key = (name, id(sae), None if site is None else id(site))
+        identity = canonical_hash(resolved.identity())
+        key = (name, identity, "" if site is None else canonical_hash(site.inputs.key()))
         if key not in self._controls:
-            made = self._make_control(name, sae, site)
+            made = self._make_control(name, self.sae(resolved), identity, site)
             if made is None:
                 return None
             self._controls[key] = made
-        return self._controls[key]
+        return _recent(self._controls, key)
 
-    def _make_control(self, name: str, sae: SAE, site: Site | None) -> SAE | None:
+    def _make_control(self, name: str, sae: SAE, identity: str, site: Site | None) -> SAE | None:
         from saebench_meta import controls
 
-        purpose = ("control", name, sae.info.name, sae.d_sae)
+        purpose = ("control", name, identity)
         seed = self.settings.seed
         match name:
             case "permuted_rows":
                 return controls.permuted_rows(sae, seeds.rng(seed, *purpose))
             case "permuted_columns":
                 return controls.permuted_columns(sae, seeds.rng(seed, *purpose))
-            case "random" if site is not None:
+            case "random" if site is None:
+                return controls.random_directions(sae, seeds.generator(seed, *purpose))
+            case "random":
+                assert site is not None
                 l0 = sum(int(c.nnz) for _, c in site.code_chunks(sae)) / max(1, site.activations.n_tokens)
                 return controls.random_sae(sae, site.activations, l0, seeds.generator(seed, *purpose))
             case _:
@@ -261,6 +281,10 @@ class TaskContext:
     @property
     def limit(self) -> int | None:
         return self._session.settings.limit
+
+    @property
+    def batch_size(self) -> int | None:
+        return self._session.settings.batch_size
 
     @property
     def device(self) -> torch.device:

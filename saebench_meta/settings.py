@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from saebench_meta.errors import SaebenchError, did_you_mean
 
 Profile = Literal["quick", "default", "paper"]
 Dtype = Literal["float32", "bfloat16"]
@@ -64,12 +66,24 @@ class Settings:
     force: bool = False
     fail_fast: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what no run can mean, whoever wrote it: command line, configuration or notebook."""
+        for name in ("limit", "tokens", "context", "batch_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise SaebenchError(f"{name} is {value!r}: give a whole number above 0, or leave it out")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise SaebenchError(f"seed is {self.seed!r}: give a whole number")
+        for name, known in (("packing", Packing), ("profile", Profile), ("dtype", Dtype)):
+            if getattr(self, name) not in get_args(known):
+                raise SaebenchError(
+                    f"{name} is {getattr(self, name)!r}{did_you_mean(str(getattr(self, name)), list(get_args(known)))}"
+                )
+
 
 def parse_parameters(pairs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """`task.name=value` strings as nested values; a value is JSON where it parses as JSON, else text."""
     import json
-
-    from saebench_meta.errors import SaebenchError
 
     out: dict[str, dict[str, Any]] = {}
     for pair in pairs:

@@ -15,10 +15,11 @@ conditions and counts in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saebench_meta.activations import BatchRunner
 from saebench_meta.errors import SaebenchError
 
 if TYPE_CHECKING:
@@ -63,16 +64,18 @@ class Baselines:
     Attributes:
         clean, zero, mean: Σ −log q(token) of each document, nats, in the three conditions without an SAE.
         predictions: number of counted predictions of each document.
-        batches: the rows of the counted documents.
-        kept: clean logits of the counted predictions, a tensor a batch; None where they are too large to keep.
+        part: the counted documents.
+        runner: goes through them in batches, halved from then on where memory runs out.
+        kept: clean logits of the counted predictions of each row; None where they are too large to keep.
     """
 
     clean: Float[np.ndarray, " docs"]
     zero: Float[np.ndarray, " docs"]
     mean: Float[np.ndarray, " docs"]
     predictions: Int[np.ndarray, " docs"]
-    batches: tuple[Batch, ...]
-    kept: tuple[Float[Tensor, "predictions vocab"], ...] | None
+    part: Sample
+    runner: BatchRunner
+    kept: Mapping[int, Float[Tensor, "predictions vocab"]] | None
 
 
 def first_documents(sample: Sample, n_tokens: int) -> Sample:
@@ -109,12 +112,21 @@ def spliced(sae: SAE, ctx: Context, base: Baselines) -> Losses:
         return torch.cat([sae.reconstruct(part) for part in parts])
 
     loss, kl = np.zeros(n_docs), np.zeros(n_docs)
-    numbered = list(enumerate(base.batches))
-    for i, batch in ctx.track(numbered, "splicing", len(numbered)):
+    done = _progress(ctx, base.part, "splicing")
+
+    def work(batch: Batch) -> None:
         predicted = _predictions(lm, batch, hook, reconstruction)
-        clean = base.kept[i] if base.kept is not None else _predictions(lm, batch).logits
-        loss += predicted.sums(predicted.losses, n_docs)
-        kl += predicted.sums(kl_divergence(clean, predicted.logits), n_docs)
+        if base.kept is None:
+            clean = _predictions(lm, batch).logits
+        else:
+            clean = torch.cat([base.kept[row] for row in batch.rows.tolist()])
+        divergence = kl_divergence(clean, predicted.logits)
+        # Sums last: a batch that runs out of memory before is worked out again.
+        loss[:] += predicted.loss_sums(n_docs)
+        kl[:] += predicted.sums(divergence, n_docs)
+        done(batch)
+
+    base.runner.run(base.part, work)
     return Losses(loss, kl)
 
 
@@ -137,37 +149,59 @@ def _baselines(ctx: Context, hook: str, n_tokens: int) -> Baselines:
 
     lm, n_docs = ctx.lm(), ctx.sample().n_docs
     part = first_documents(ctx.sample(), n_tokens)
-    batches = tuple(part.batches(tokens=min(BATCH_TOKENS, max(1, BATCH_BYTES // (4 * lm.vocab_size)))))
+    fitting = min(BATCH_TOKENS, max(1, BATCH_BYTES // (4 * lm.vocab_size)))
+    runner = BatchRunner(min(fitting, ctx.batch_size or fitting), ctx.warn)
     mean = torch.as_tensor(ctx.activations().mean())
     ablations: dict[str, Replacement] = {"zero": torch.zeros_like, "mean": lambda x: mean.to(x).expand_as(x)}
-    loss = {name: np.zeros(n_docs) for name in ("clean", *ablations)}
-    number, kept = np.zeros(n_docs), _Kept()
-    for batch in ctx.track(batches, "clean and ablated losses", len(batches)):
+    sums = {name: np.zeros(n_docs) for name in ("predictions", "clean", *ablations)}
+    kept, done = _Kept(), _progress(ctx, part, "clean and ablated losses")
+
+    def work(batch: Batch) -> None:
         clean = _predictions(lm, batch)
-        kept.add(clean.logits)
-        number += clean.sums(torch.ones_like(clean.losses), n_docs)
-        loss["clean"] += clean.sums(clean.losses, n_docs)
-        for name, replacement in ablations.items():
-            ablated = _predictions(lm, batch, hook, replacement)
-            loss[name] += ablated.sums(ablated.losses, n_docs)
-    return Baselines(**loss, predictions=number.astype(np.int64), batches=batches, kept=kept.all())
+        ablated = {name: _predictions(lm, batch, hook, r).loss_sums(n_docs) for name, r in ablations.items()}
+        # Sums last: a batch that runs out of memory before is worked out again.
+        sums["predictions"] += clean.sums(torch.ones_like(clean.losses), n_docs)
+        for name, values in {"clean": clean.loss_sums(n_docs), **ablated}.items():
+            sums[name] += values
+        kept.add(batch, clean.logits)
+        done(batch)
+
+    runner.run(part, work)
+    predictions = sums.pop("predictions").astype(np.int64)
+    return Baselines(**sums, predictions=predictions, part=part, runner=runner, kept=kept.all())
+
+
+def _progress(ctx: Context, part: Sample, what: str) -> Callable[[Batch], None]:
+    """Called after each batch: its rows count as done."""
+    rows = iter(ctx.track(range(part.n_rows), what, part.n_rows))
+
+    def done(batch: Batch) -> None:
+        for _ in batch.rows:
+            next(rows, None)
+
+    return done
 
 
 class _Kept:
-    """Tensors in order, or none of them once they are too large together."""
+    """Clean logits by row, or none of them once they are too large together."""
 
     def __init__(self) -> None:
-        self._tensors: list[Tensor] = []
+        self._rows: dict[int, Tensor] = {}
         self._bytes = 0
 
-    def add(self, tensor: Tensor) -> None:
-        self._bytes += tensor.numel() * tensor.element_size()
-        self._tensors.append(tensor)
-        if self._bytes > KEPT_BYTES:
-            self._tensors.clear()
+    def add(self, batch: Batch, logits: Float[Tensor, "predictions vocab"]) -> None:
+        import torch
 
-    def all(self) -> tuple[Tensor, ...] | None:
-        return tuple(self._tensors) if self._bytes <= KEPT_BYTES else None
+        self._bytes += logits.numel() * logits.element_size()
+        if self._bytes > KEPT_BYTES:
+            self._rows.clear()
+            return
+        # Row by row, since a batch that runs out of memory later is cut otherwise.
+        counts = batch.evaluated[:, 1:].sum(1).tolist()
+        self._rows.update(zip(batch.rows.tolist(), torch.split(logits, counts), strict=True))
+
+    def all(self) -> Mapping[int, Tensor] | None:
+        return self._rows if self._bytes <= KEPT_BYTES else None
 
 
 @dataclass(frozen=True)
@@ -183,6 +217,10 @@ class _Predictions:
         import torch
 
         return torch.bincount(self.document, weights=values.cpu().double(), minlength=n_docs).numpy()
+
+    def loss_sums(self, n_docs: int) -> Float[np.ndarray, " docs"]:
+        """Sums of the losses over documents."""
+        return self.sums(self.losses, n_docs)
 
 
 def _predictions(

@@ -142,13 +142,23 @@ def read_valid(folder: Path, expected_id: str | None = None) -> Record | None:
     if expected_id is not None and record.id != expected_id:
         return None
     for artifact in record.artifacts:
+        path = folder / artifact.path
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return None
         try:
-            data = (folder / artifact.path).read_bytes()
+            data = path.read_bytes()
         except OSError:
+            return None
+        if artifact.kind == "figure" and not figure_svg(path).is_file():
             return None
         if hashlib.sha256(data).hexdigest() != artifact.sha256:
             return None
     return record
+
+
+def figure_svg(spec: Path) -> Path:
+    """The SVG that stands beside a figure's `NAME.vl.json`."""
+    return spec.with_name(spec.name.removesuffix(".vl.json") + ".svg")
 
 
 def put(place: Place, record: Record, files: Mapping[str, bytes]) -> Path:

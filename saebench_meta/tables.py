@@ -6,6 +6,7 @@ import io
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -54,19 +55,24 @@ class Row:
 def rows(records: Iterable[Record], *, all_metrics: bool = False) -> list[Row]:
     """One row a metric, in the order of the records; only the main metrics unless `all_metrics`.
 
-    A record none of whose metrics is marked as main gives all of them.
+    A record none of whose metrics is marked as main gives all of them. Where several records are of one task and
+    subject, with other settings, each carries the start of its id, which is the name of its folder.
     """
+    records = list(records)
+    times = Counter((r.subject.name, r.task.name, r.task.version) for r in records)
     out = []
-    for record in records:
-        shown = {n: m for n, m in record.metrics.items() if all_metrics or m.main} or record.metrics
-        out += [_row(record, name, m) for name, m in shown.items()]
+    for r in records:
+        shown = {n: m for n, m in r.metrics.items() if all_metrics or m.main} or r.metrics
+        several = times[r.subject.name, r.task.name, r.task.version] > 1
+        subject = f"{r.subject.name} [{r.id[:8]}]" if several else r.subject.name
+        out += [_row(r, subject, name, m) for name, m in shown.items()]
     return out
 
 
-def _row(record: Record, name: str, m: MetricResult) -> Row:
+def _row(record: Record, subject: str, name: str, m: MetricResult) -> Row:
     digits = places(m)
     return Row(
-        subject=record.subject.name,
+        subject=subject,
         task=f"{record.task.name}@{record.task.version}" + (" (partial)" if record.run.partial else ""),
         metric=name,
         arrow=ARROWS[m.better],
@@ -89,7 +95,7 @@ def order_text(order: Order | None) -> str:
     expected, observed = (text.replace(">", " > ") for text in (order.expected, order.observed))
     if order.holds:
         return expected
-    return f"expected {expected}, seen {observed}" + (" (within the noise)" if order.holds is None else "")
+    return f"expected {expected}, seen {observed or 'none'}" + (" (within the noise)" if order.holds is None else "")
 
 
 def places(m: Interval) -> int | None:

@@ -29,9 +29,8 @@ os.environ.update(
     WANDB_MODE="disabled",
     SAEBENCH_CACHE_DIR=str(SCRATCH / "cache"),
 )
-for name in [
-    n for n in os.environ if n.startswith("SAEBENCH_") and n not in ("SAEBENCH_CACHE_DIR", "SAEBENCH_TEST_DATA")
-]:
+KEPT = {f"SAEBENCH_{name}" for name in ("CACHE_DIR", "TEST_DATA", "TEST_KILLS", "FUZZ")}
+for name in [n for n in os.environ if n.startswith("SAEBENCH_") and n not in KEPT]:
     del os.environ[name]
 
 # The example database would be one more file that a test run leaves behind.

@@ -79,6 +79,8 @@ class FakeContext:
     model: Any = None
     limit: int | None = None
     seed: int = 0
+    batch_size: int | None = None
+    warnings: list[str] = field(default_factory=list)
     remembered: dict[tuple[object, ...], Any] = field(default_factory=dict)
     made: list[tuple[object, ...]] = field(default_factory=list)
 
@@ -103,6 +105,9 @@ class FakeContext:
             self.made.append(key)
             self.remembered[key] = make()
         return self.remembered[key]
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
     def track(self, items: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
         return items

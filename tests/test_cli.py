@@ -364,14 +364,14 @@ def test_the_report_failing_does_not_hide_the_results(tmp_path: Path) -> None:
     [
         (
             "it needs documents: give --corpus (a file or a data set's name)",
-            "--tasks toy_width --corpus CORPUS -o here",
+            "--tasks toy_width --corpus CORPUS --seed 3 --out here",
         ),
-        ("it needs a judge: give --judge NAME", "--tasks toy_width --judge NAME -o here"),
+        ("it needs a judge: give --judge NAME", "--tasks toy_width --judge NAME --corpus c.txt --seed 3 --out here"),
         ("nothing helps", None),
     ],
 )
 def test_what_to_type_follows_the_option_the_reason_names(registry: Registry, reason: str, typed: str | None) -> None:
-    settings = Settings(saes=("toy:x-8",), tasks=("toy_width",), out=Path("here"))
+    settings = Settings(saes=("toy:x-8",), tasks=("toy_width",), corpus="c.txt", seed=3, out=Path("here"))
     (unit,) = make_plan(registry, settings).units
     command = run.what_to_type(unit, reason, settings)
     assert command == (None if typed is None else f"saebench run --sae toy:x-8 {typed}")

@@ -10,6 +10,7 @@ from saebench_meta.session import TaskContext
 
 SURFACE = {
     "activations": "(self) -> 'Activations'",
+    "batch_size": "property",
     "bootstrap": "(self, values: 'ArrayLike', statistic: 'Callable[..., ArrayLike] | None' = None) -> 'Estimate'",
     "census": "(self, value: 'float | None', n: 'int', *, n_unit: 'str' = 'latents', reason: 'str | None' = None)"
     " -> 'Estimate'",

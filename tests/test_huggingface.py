@@ -97,10 +97,12 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         files.peek(str(path), split="train")
 
 
-def test_a_files_identity_is_its_content(tmp_path: Path) -> None:
-    path = write(tmp_path, ".txt", ["x"])
-    identity = files.peek(str(path))
-    assert identity.sha256 == hashlib.sha256(b"x\n").hexdigest()
+def test_a_files_identity_is_its_content_and_how_it_is_read(tmp_path: Path) -> None:
+    names = ("a.txt", "b.txt", "c.jsonl", "d.txt")
+    for name, text in zip(names, ('"x"\n', '"x"\n', '"x"\n', '"y"\n'), strict=True):
+        (tmp_path / name).write_text(text)
+    a, b, c, d = (files.peek(str(tmp_path / name)).sha256 for name in names)
+    assert a == b and len({a, c, d}) == 3
 
 
 # -- models
@@ -228,7 +230,9 @@ def test_a_data_sets_identity_names_its_split_and_commit(hub: Path) -> None:
     identity = huggingface.peek_dataset("owner/name")
     assert (identity.revision, identity.split, identity.sha256) == ("c" * 40, "train", None)
     with pytest.raises(SaebenchError, match="not a data set's name"):
-        huggingface.peek_dataset("./missing.txt")
+        huggingface.peek_dataset("./missing")
+    with pytest.raises(SaebenchError, match="no such file"):
+        huggingface.peek_dataset("missing.txt")
 
 
 def test_the_plugin_offers_both_kinds() -> None:

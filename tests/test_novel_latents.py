@@ -134,7 +134,7 @@ def test_permuting_decoder_coordinates_makes_nearly_every_latent_novel() -> None
     control = controls.permuted_columns(sae, np.random.default_rng(0))
     assert run(sae, sae).estimates["novel_ratio"].value == 0.0
     assert run(control, sae).estimates["novel_ratio"].value == 1.0
-    assert novel_latents.controls == ("permuted_columns",)
+    assert novel_latents.controls == ("random", "permuted_columns")
 
 
 def test_no_metric_has_a_better_direction() -> None:

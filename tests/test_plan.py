@@ -10,7 +10,15 @@ import pytest
 import toy_plugin
 
 from saebench_meta.errors import SaebenchError, UnknownNameError, UnmetNeedError
-from saebench_meta.hookspecs import DataIdentity, DatasetLoader, ModelIdentity, ModelLoader, hookimpl
+from saebench_meta.hookspecs import (
+    DataIdentity,
+    DatasetLoader,
+    ModelIdentity,
+    ModelLoader,
+    SAEHeader,
+    SAELoader,
+    hookimpl,
+)
 from saebench_meta.plan import Plan, make_plan
 from saebench_meta.plugins import Registry
 from saebench_meta.settings import Settings, parse_parameters
@@ -113,6 +121,7 @@ def test_the_id_changes_with_what_was_asked_and_with_nothing_else(registry: Regi
         {"threads": 7},
         {"force": True},
         {"cache": False},
+        {"dtype": "bfloat16"},
         {"fail_fast": True},
         {"parameters": {"toy_width": {"scale": 1}}},
     ]
@@ -121,7 +130,6 @@ def test_the_id_changes_with_what_was_asked_and_with_nothing_else(registry: Regi
         {"limit": 5},
         {"saes": ("toy:x-8",)},
         {"hook": "blocks.0.hook_resid_post"},
-        {"dtype": "bfloat16"},
         {"parameters": {"toy_width": {"scale": 2.0}}},
     ]
     assert {the_id(registry, **fields) for fields in same} == {base}
@@ -149,11 +157,56 @@ class Inputs:
 
 def test_data_and_model_are_in_the_id_of_tasks_that_read_them_only(registry: Registry) -> None:
     registry._add(Inputs(), replace(registry.plugins[0], name="inputs", problems=[], provides={}))
-    changes: list[dict[str, Any]] = [{"corpus": "b"}, {"tokens": 99}, {"context": 7}, {"model": "other"}]
-    for task, expected in (("toy_data", 5), ("toy_width", 1)):
+    changes: list[dict[str, Any]] = [
+        {"corpus": "b"},
+        {"tokens": 99},
+        {"context": 7},
+        {"model": "other"},
+        {"dtype": "bfloat16"},
+    ]
+    for task, expected in (("toy_data", 6), ("toy_width", 1)):
         ids = {the_id(registry, tasks=(task,), **{"corpus": "a", **c}) for c in ({}, *changes)}
         assert len(ids) == expected
-    with pytest.raises(UnmetNeedError, match="no such corpus"):
-        plan(registry, tasks=("toy_data",), corpus="gone")
+    with pytest.raises(SaebenchError, match="no such corpus"):
+        plan(registry, tasks=("all",), corpus="gone")
     with pytest.raises(UnmetNeedError, match="--corpus"):
         plan(registry, tasks=("toy_data",))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tokens", 0),
+        ("limit", 0),
+        ("batch_size", "auto"),
+        ("seed", "1"),
+        ("packing", "concatt"),
+        ("profile", "fast"),
+        ("dtype", "float16"),
+        ("context", 1.5),
+        ("threads", True),
+    ],
+)
+def test_settings_that_no_run_can_mean_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(SaebenchError, match=field):
+        Settings(**{field: value})
+
+
+def test_a_hook_given_by_the_user_does_not_hide_that_two_saes_read_different_ones(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"toy:x-8": "blocks.0.hook_resid_post"}
+
+    def peek(ref: str) -> SAEHeader:
+        made = toy_plugin.info(ref)
+        hook = other.get(f"toy:{ref}", made.site.hook)
+        return SAEHeader(made.model_copy(update={"site": made.site.model_copy(update={"hook": hook})}), {})
+
+    registry.loaders._items["toy"] = SAELoader(toy_plugin.load, peek=peek)
+    fields: dict[str, Any] = {"tasks": ("toy_pair",), "reference": "toy:x-8", "hook": toy_plugin.HOOK}
+    with pytest.raises(SaebenchError, match="does not make them comparable"):
+        plan(registry, **fields)
+    with pytest.raises(SaebenchError, match="a family shares one site"):
+        plan(registry, saes=(), family=("toy:x-8", "toy:x-16"), hook=toy_plugin.HOOK)
+    other.clear()
+    assert labels(plan(registry, **fields)) == ["toy_pair on toy-x-16-vs-toy-x-8"]

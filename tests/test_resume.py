@@ -103,7 +103,10 @@ def test_the_same_command_again_imports_no_torch_and_computes_nothing(undisturbe
 
 
 def test_numbers_do_not_depend_on_whether_the_cache_was_warm(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    entries = list((undisturbed.cache / "activations").iterdir())
+    assert len(entries) == 1
     finish(start(tmp_path / "warm", undisturbed.cache))
+    assert list((undisturbed.cache / "activations").iterdir()) == entries
     finish(start(tmp_path / "none", tmp_path / "unused", "--no-cache"))
     assert numbers(records(tmp_path / "warm")) == numbers(undisturbed.records)
     assert numbers(records(tmp_path / "none")) == numbers(undisturbed.records)
@@ -140,5 +143,14 @@ def test_two_processes_share_a_folder_and_a_cache(undisturbed: Undisturbed, tmp_
     both = [start(tmp_path / "out", tmp_path / "cache") for _ in range(2)]
     events = [event for process in both for event in finish(process)[0]]
     statuses = [e["status"] for e in events if e["event"] == "UnitFinished"]
+    assert len([p for p in (tmp_path / "cache" / "activations").iterdir() if not p.name.startswith(".")]) == 1
     assert set(statuses) <= {"ok", "kept"} and statuses.count("ok") == len(undisturbed.records)
     assert numbers(records(tmp_path / "out")) == numbers(undisturbed.records)
+
+
+def test_a_record_leads_back_to_itself(undisturbed: Undisturbed) -> None:
+    for folder, record in find_records(undisturbed.out):
+        command = ["run", "--from-record", str(folder), "-o", str(undisturbed.out), "--dry-run", "--json"]
+        done = subprocess.run([sys.executable, "-c", RUNNER, *command], capture_output=True, text=True, check=True)
+        planned = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [(p["id"], p["status"]) for p in planned] == [(record.id, "kept")]

@@ -108,7 +108,7 @@ def test_controls_of_a_pair_replace_only_the_sae_under_test(registry: Registry, 
         subject="pair",
         needs=["reference"],
         metrics=[Metric("zero", better="neither", unit="1")],
-        controls=["permuted_columns", "random"],
+        controls=["permuted_columns", "random", "oracle"],
     )
     def toy_seen(pair: Any, ctx: Any) -> Output:
         """Notes what it is given."""
@@ -121,9 +121,13 @@ def test_controls_of_a_pair_replace_only_the_sae_under_test(registry: Registry, 
     info = registry.register(Plugin)  # type: ignore[arg-type]  # any object can be a plugin
     registry.tasks.add("toy_seen", toy_seen, info)
     record = only_record(go(registry, tmp_path, tasks=("toy_seen",)))
-    assert seen == [("toy-x-16", "toy-x-8"), ("toy-x-16 [permuted columns]", "toy-x-8")]
-    assert list(record.metrics["zero"].controls) == ["permuted_columns"]
-    assert "control 'random' could not be made for this subject" in record.notes
+    assert seen == [
+        ("toy-x-16", "toy-x-8"),
+        ("toy-x-16 [permuted columns]", "toy-x-8"),
+        ("toy-x-16 [random]", "toy-x-8"),
+    ]
+    assert list(record.metrics["zero"].controls) == ["permuted_columns", "random"]
+    assert "control 'oracle' could not be made for this subject" in record.notes
 
 
 def test_listeners_see_every_event_and_a_broken_one_disturbs_nobody(registry: Registry, tmp_path: Path) -> None:
@@ -156,3 +160,34 @@ def test_a_task_that_returns_something_else_is_a_failure_with_its_name(registry:
     registry.tasks.add("toy_wrong", toy_wrong, registry.register(Plugin))  # type: ignore[arg-type]
     result = go(registry, tmp_path, tasks=("toy_wrong",)).results[0]
     assert result.status == "failed" and "missing ['promised']" in str(result.reason)
+
+
+def test_every_sae_gets_its_own_controls_however_many_there_are(registry: Registry, tmp_path: Path) -> None:
+    """Far more SAEs than are kept at once: a control must be made of the SAE it stands beside."""
+    seen: list[tuple[str, str]] = []
+
+    @task(
+        "toy_own",
+        version=1,
+        metrics=[Metric("zero", better="neither", unit="1")],
+        controls=["permuted_rows", "permuted_columns", "random"],
+    )
+    def toy_own(sae: Any, ctx: Any) -> Output:
+        """Notes which SAE it is given."""
+        seen.append((sae.info.name, str(sae.d_sae)))
+        return Output(estimates={"zero": ctx.census(0.0, 1)})
+
+    class Plugin:
+        saebench_api = 1
+
+    registry.tasks.add("toy_own", toy_own, registry.register(Plugin))  # type: ignore[arg-type]
+    go(registry, tmp_path, saes=tuple(f"toy:x-{w}" for w in range(4, 64)), tasks=("toy_own",))
+    assert len(seen) == 4 * 60
+    for i, (name, width) in enumerate(seen):
+        assert name.startswith(f"toy-x-{i // 4 + 4}") and width == str(i // 4 + 4)
+        assert name.endswith(("", "[permuted rows]", "[permuted columns]", "[random]")[i % 4])
+
+
+def test_a_failed_record_still_says_what_was_asked(registry: Registry, tmp_path: Path) -> None:
+    record = only_record(go(registry, tmp_path, tasks=("toy_failing",), seed=5))
+    assert record.status == "failed" and record.run.seed == 5 and record.task.name == "toy_failing"

@@ -117,12 +117,42 @@ def test_clean_logits_that_are_too_large_are_worked_out_again_with_the_same_resu
 @pytest.mark.parametrize("tokens", [1, 8, 20])
 def test_batches_of_any_size_give_the_same_sums(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     sae = tied_sae(D, 10)
-    base, losses = both(sae, toy_context(LENGTHS))
+    ctx, again = toy_context(LENGTHS), toy_context(LENGTHS)
+    base, losses = both(sae, ctx)
     monkeypatch.setattr(splice, "BATCH_TOKENS", tokens)
     monkeypatch.setattr(splice, "CODE_ELEMENTS", 25)
-    small_base, small = both(sae, toy_context(LENGTHS))
-    assert len(small_base.batches) > len(base.batches)
+    small_base, small = both(sae, again)
+    assert again.model.passes > ctx.model.passes
     for one, other in ((small.loss, losses.loss), (small.kl, losses.kl), (small_base.mean, base.mean)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_batch_the_user_asks_for_is_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, asked = toy_context(LENGTHS), toy_context(LENGTHS)
+    asked.batch_size = 8
+    both(tied_sae(D, 10), ctx)
+    both(tied_sae(D, 10), asked)
+    assert asked.model.passes > ctx.model.passes
+
+
+def test_running_out_of_memory_halves_the_batch_says_so_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sae = tied_sae(D, 10)
+    base, losses = both(sae, toy_context(LENGTHS))
+    ctx = toy_context(LENGTHS)
+    logits = ctx.model.logits
+
+    def small_machine(tokens: torch.Tensor, **edit: object) -> torch.Tensor:
+        # The first pass of a batch fits and a later one does not: nothing of the batch may be counted twice.
+        if tokens.numel() > 20 and edit:
+            raise torch.OutOfMemoryError("out of memory")
+        found: torch.Tensor = logits(tokens, **edit)
+        return found
+
+    monkeypatch.setattr(ctx.model, "logits", small_machine)
+    halved_base, halved = both(sae, ctx)
+    assert any("out of memory" in w for w in ctx.warnings)
+    np.testing.assert_array_equal(halved_base.predictions, base.predictions)
+    for one, other in ((halved.loss, losses.loss), (halved.kl, losses.kl), (halved_base.zero, base.zero)):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 

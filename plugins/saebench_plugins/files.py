@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -42,11 +43,12 @@ def documents(
 
 
 def peek(ref: str, *, split: str | None = None, revision: str | None = None) -> DataIdentity:
-    """sha256 of the file."""
+    """sha256 of the file and of its suffix, which decides how it is read."""
     from saebench_meta.resolve import file_sha256
 
     path = _file(ref, split, revision)
-    return DataIdentity(ref=path.name, sha256=file_sha256(path))
+    content = f"{path.suffix.lower()} {file_sha256(path)}"
+    return DataIdentity(ref=path.name, sha256=hashlib.sha256(content.encode()).hexdigest())
 
 
 def _file(ref: str, split: str | None, revision: str | None) -> Path:

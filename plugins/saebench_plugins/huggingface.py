@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
 saebench_api = 1
 
-HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt")
+HASHED = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 """Files beside the weights that change what a model computes on a text."""
 
 
@@ -180,6 +189,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def peek_dataset(ref: str, *, split: str | None = None, revision: str | None = None) -> DataIdentity:
     """Name, commit (from the local hub cache if there, else as asked for) and split."""
     name = ref.partition(":")[0]
+    if Path(ref).suffix.lower() in files.READERS:
+        raise SaebenchError(f"corpus '{ref}': there is no such file")
     if not name or Path(ref).expanduser().exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise SaebenchError(f"corpus '{ref}' is not a data set's name; for a local file give its path (file:PATH)")
     return DataIdentity(ref, cached_commit(name, revision, repo_type="dataset") or revision, split or "train")

@@ -88,7 +88,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _option("--limit", type=POSITIVE, metavar="N", help="A seeded subset, in each task's own unit (`saebench tasks`)."),
     # the machine
     _option("--device", default=DEFAULT.device, metavar="NAME", help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."),
-    _option("--dtype", type=click.Choice(get_args(Dtype)), default=DEFAULT.dtype, help="Precision of the language model."),
+    _option("--dtype", type=click.Choice(get_args(Dtype)), default=DEFAULT.dtype, help="Precision of the model."),
     _option("--batch-size", type=batch_size, default="auto", metavar="N|auto", help="Tokens a forward pass."),
     _option("--threads", type=POSITIVE, metavar="N", help="CPU threads."),
     _option("--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of the activation cache."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saebench_meta.cli.config import RECORD
-from saebench_meta.cli.options import RunCommand, run_options, settings_of
+from saebench_meta.cli.options import DEFAULT, RunCommand, run_options, settings_of
 from saebench_meta.cli.output import columns, json_line
 
 if TYPE_CHECKING:
@@ -20,6 +20,25 @@ if TYPE_CHECKING:
     from saebench_meta.settings import Settings
 
 TASK_FAILED = 1
+CHOICES = [
+    "model",
+    "revision",
+    "hook",
+    "corpus",
+    "split",
+    "text_field",
+    "data_revision",
+    "context",
+    "packing",
+    "tokens",
+    "judge",
+    "profile",
+    "seed",
+    "limit",
+    "dtype",
+    "out",
+]
+"""Settings that a command to type next must repeat, so that it means the same data."""
 
 EPILOG = (
     "Every option may also stand in the environment (--batch-size is SAEBENCH_BATCH_SIZE; several values separated by "
@@ -126,8 +145,10 @@ def what_to_type(unit: Unit, reason: str, settings: Settings) -> str | None:
     words = ["saebench", "run", "--sae", ref, "--tasks", unit.task.name, option, value]
     if option == "--family":
         words = ["saebench", "run", option, ref, "OTHER_SAE", "--tasks", unit.task.name]
-    if str(settings.out) != "out":
-        words += ["-o", str(settings.out)]
+    for name in CHOICES:
+        chosen = getattr(settings, name)
+        if chosen != getattr(DEFAULT, name) and f"--{name.replace('_', '-')}" != option:
+            words += [f"--{name.replace('_', '-')}", str(chosen)]
     return shlex.join(words)
 
 

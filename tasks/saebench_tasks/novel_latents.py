@@ -82,7 +82,7 @@ class Matches:
     subject="pair",
     metrics=METRICS,
     needs=["reference"],
-    controls=["permuted_columns"],
+    controls=["random", "permuted_columns"],
     limit_unit="latents",
     source="Leask et al. 2025, section 4.2, equation 6",
 )
