@@ -30,7 +30,7 @@ TORCH_FROM = $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)")
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test check bench saelens-test clean
+.PHONY: help demo test check bench fuzz saelens-test clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
@@ -49,6 +49,11 @@ check: $(VENV)/.installed-dev ## ruff, ruff format, mypy --strict
 
 bench: $(VENV)/.installed-dev ## run the benchmarks in tests/benchmarks
 	@for f in tests/benchmarks/bench_*.py; do echo "== $$f"; $(VENV)/bin/python $$f; done
+
+fuzz: $(VENV)/.installed-dev ## 2,000 damaged files a format through every SAE loader
+	SAEBENCH_FUZZ=2000 $(VENV)/bin/python -m pytest tests/test_native_hostile.py tests/test_saelens_hostile.py tests/test_gemma_scope.py \
+	    tests/test_llama_scope.py tests/test_openai_sae.py tests/test_dictionary_learning.py tests/test_batchtopk_repo.py \
+	    tests/test_sparsify.py tests/test_torch_file.py $(ARGS)
 
 saelens-test: $(VENV_SAELENS)/.installed-saelens ## run the tests with sae-lens, which holds transformer-lens below 4
 	$(VENV_SAELENS)/bin/python -m pytest $(ARGS)

@@ -44,6 +44,7 @@ class SAELoader:
         load: `(ref, *, device, dtype) -> SAE`, where `ref` is the part after `scheme:`, or a path.
         peek: `ref -> SAEHeader` without importing torch, so that finished records are recognised at once. Without it
             the SAE is loaded and its weights are hashed instead.
+        save: `(sae, path) -> path`: writes the format, for `saebench convert`; None for formats that are only read.
         claims: `path -> bool`: does this file or folder look like this format? Lets users pass bare paths.
         version: raise it when the same file would give other codes than before; it is part of a record's id.
         summary: one line for `saebench plugins`.
@@ -52,6 +53,7 @@ class SAELoader:
     load: Callable[..., SAE]
     peek: Callable[[str], SAEHeader] | None = None
     claims: Callable[[Path], bool] | None = None
+    save: Callable[[SAE, Path], Path] | None = None
     version: int = 1
     summary: str = ""
 

@@ -20,6 +20,7 @@ from saebench_meta.resolve import (
     resolve_model,
     resolve_sae,
 )
+from saebench_meta.sae import UNKNOWN
 from saebench_meta.settings import DEFAULT_CONTEXT, PROFILE_TOKENS, Settings
 from saebench_meta.store import Place
 from saebench_meta.task import Task
@@ -277,6 +278,9 @@ class InputsFinder:
     def find(self, sae: ResolvedSAE, documents: int | None = None) -> Inputs | str:
         """The inputs for an SAE, of at most so many documents, or why there are none."""
         settings, info = self.settings, sae.info
+        for what, value in (("model", info.site.model), ("hook", info.site.hook)):
+            if value.split()[0] == UNKNOWN:
+                return f"'{sae.ref}' does not say its {what}: give --{what}"
         revision = settings.revision or (None if settings.model else info.site.revision)
         model = self._once(
             self._models, (info.site.model, revision), lambda: self._model(info.site.model, revision), settings.model

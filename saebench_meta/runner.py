@@ -171,12 +171,12 @@ def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str]
     ctx = TaskContext(session, unit)
     try:
         with strict_fp32():
-            saes = [session.sae(m) for m in unit.subject.members]
             _check_site(session, unit)
+            site = None if unit.inputs is None else ctx.site
+            saes = [session.sae(m, site) for m in unit.subject.members]
             outputs = {SUBJECT: unit.task(_subject(unit.subject, saes), ctx, **unit.parameters)}
             notes = [*ctx.notes, *outputs[SUBJECT].notes]
             for name in unit.task.controls:
-                site = None if unit.inputs is None else ctx.site
                 # In a pair only the SAE under test is replaced: the reference is what both are held against.
                 replaced = unit.subject.members if unit.subject.kind == "family" else unit.subject.members[:1]
                 made = [session.control(name, sae, site) for sae in replaced]

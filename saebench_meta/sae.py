@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 ActivationName = Literal["relu", "jumprelu", "topk"]
 InputTransform = Literal["none", "center", "layer_norm", "norm_rescale"]
 
+UNKNOWN = "unknown"
+"""What a loader puts where a file does not say its model or hook; the user must then say it."""
+
 LAYER_NORM_EPS = 1e-5
 """Added to the unbiased standard deviation in the division, not in undoing it: so do OpenAI's SAEs and sae-lens."""
 

@@ -226,11 +226,23 @@ class Session:
             )
         return self._models[key]
 
-    def sae(self, resolved: ResolvedSAE) -> SAE:
-        """An SAE, loaded once; the last few are kept."""
+    def sae(self, resolved: ResolvedSAE, site: Site | None = None) -> SAE:
+        """An SAE, loaded once; the last few are kept. A threshold that its file lacks is found on the site's sample."""
+        from saebench_meta.calibration import calibrate_threshold, is_uncalibrated
+
         key = canonical_hash([resolved.ref, resolved.identity()])
         if key not in self._saes:
             self._saes[key] = resolved.load(device=str(self.device))
+        sae = _recent(self._saes, key)
+        if site is None or not is_uncalibrated(sae.info) or sae.info.k is None:
+            return sae
+        key = canonical_hash([key, site.inputs.key()])
+        if key not in self._saes:
+            activations = (chunk.x.to(sae.device) for chunk in site.activations)
+            self._saes[key] = calibrate_threshold(sae, activations, sae.info.k)
+            self.warn_once(
+                f"{sae.info.name}: its file has no threshold; it was set so that L0 is {sae.info.k} on this sample"
+            )
         return _recent(self._saes, key)
 
     def control(self, name: str, resolved: ResolvedSAE, site: Site | None) -> SAE | None:
@@ -238,7 +250,7 @@ class Session:
         identity = canonical_hash(resolved.identity())
         key = (name, identity, "" if site is None else canonical_hash(site.inputs.key()))
         if key not in self._controls:
-            made = self._make_control(name, self.sae(resolved), identity, site)
+            made = self._make_control(name, self.sae(resolved, site), identity, site)
             if made is None:
                 return None
             self._controls[key] = made

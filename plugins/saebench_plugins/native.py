@@ -44,7 +44,12 @@ saebench_api = 1
 def saebench_loaders() -> Mapping[str, SAELoader]:
     return {
         "native": SAELoader(
-            load, peek=peek, claims=claims, version=1, summary="this suite's own safetensors file, written by `save`"
+            load,
+            peek=peek,
+            claims=claims,
+            save=save,
+            version=1,
+            summary="this suite's own safetensors file, written by `save`",
         )
     }
 
@@ -82,13 +87,12 @@ def peek(ref: str | Path) -> SAEHeader:
 
 
 def claims(path: Path) -> bool:
-    """Whether a path looks native: by the folder's or file's name, or by the format's name near the start."""
+    """Whether a file, or a folder's `sae.safetensors`, names this format near its start."""
     try:
-        if path.is_dir() or path.name == FILE_NAME:
-            return (path / FILE_NAME if path.is_dir() else path).is_file()
-        if not path.is_file():  # a pipe would wait for ever
+        file_path = path / FILE_NAME if path.is_dir() else path
+        if not file_path.is_file():  # a pipe would wait for ever
             return False
-        with path.open("rb") as file:
+        with file_path.open("rb") as file:
             return FORMAT.encode() in file.read(4096)
     except (OSError, ValueError):
         return False

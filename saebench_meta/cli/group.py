@@ -26,6 +26,7 @@ COMMANDS = (
     "show",
     "compare",
     "report",
+    "convert",
     "tasks",
     "plugins",
     "saes",
