@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saebench_meta.calibration import UNCALIBRATED
+
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Float
@@ -51,6 +53,7 @@ class Inspection:
     prepend_bos: bool
     context_size: int | None
     folded: tuple[str, ...]
+    notes: tuple[str, ...]
     foreign_encoder: bool
     warnings: tuple[str, ...]
 
@@ -75,6 +78,7 @@ def inspect_sae(sae: SAE) -> Inspection:
         prepend_bos=info.prepend_bos,
         context_size=info.context_size,
         folded=info.folded,
+        notes=tuple(n for n in info.notes if not n.startswith(ALARMS)),
         foreign_encoder=sae.encoder is not None,
         warnings=(*_decoder_warnings(sae, norms), *_encoder_warnings(sae), *_info_warnings(info)),
     )
@@ -129,6 +133,9 @@ def _spread(values: Tensor) -> Spread:
 
 
 # -- warnings
+
+ALARMS = ("WARNING", UNCALIBRATED)
+"""How a loader begins notes that a user must not overlook."""
 
 
 def _named(latents: Bool[Tensor, " d_sae"]) -> str:
@@ -190,6 +197,7 @@ def _floor(sae: SAE) -> torch.Tensor:
 
 
 def _info_warnings(info: SAEInfo) -> Iterator[str]:
+    yield from (note for note in info.notes if note.startswith(ALARMS))
     if info.context_size is None:
         yield "the context size it was trained on is not given"
     if info.d_sae < info.d_in:

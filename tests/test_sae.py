@@ -359,3 +359,10 @@ def test_a_perfect_sae_explains_everything_and_a_constant_sample_has_no_variance
 def test_a_sample_the_sae_cannot_read_is_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="reads"):
         inspect_reconstruction(random_sae(), torch.zeros(shape))
+
+
+def test_notes_a_user_must_not_overlook_are_warnings() -> None:
+    notes = ("trained somewhere", "WARNING: no factor is there", "uncalibrated: no threshold")
+    found = inspect_sae(random_sae(notes=notes))
+    assert found.notes == notes[:1]
+    assert set(notes[1:]) <= set(found.warnings)
