@@ -70,15 +70,19 @@ class Undisturbed:
     cache: Path
     records: dict[str, Record]
     err: str
-    seconds: float
+    milestones: list[str]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     out, cache = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("cache")
-    started = time.monotonic()
-    _, err = finish(start(out, cache))
-    return Undisturbed(out, cache, records(out), err, time.monotonic() - started)
+    events, err = finish(start(out, cache))
+    return Undisturbed(out, cache, records(out), err, list(dict.fromkeys(map(milestone, events))))
+
+
+def milestone(event: dict[str, object]) -> str:
+    """What a run has come to, whatever the time it took: the same in every run of the same command."""
+    return f"{event['event']} {event.get('task', '')} {event.get('what', '')}"
 
 
 def test_all_tasks_run_on_the_built_in_world_with_the_network_off(undisturbed: Undisturbed) -> None:
@@ -112,26 +116,35 @@ def test_numbers_do_not_depend_on_whether_the_cache_was_warm(undisturbed: Undist
     assert numbers(records(tmp_path / "none")) == numbers(undisturbed.records)
 
 
+def kill_at(process: subprocess.Popen[str], target: str, delay: float) -> bool:
+    """SIGKILL a run a moment after it comes to a milestone; False if it ended before, since less was left to do."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if milestone(json.loads(line)) == target:
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
 def test_killed_runs_leave_no_torn_file_and_lose_no_record(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    """Kills are spread over the time a run takes; what is on disk after each is whole, and never becomes less."""
+    """Kills are spread over what a run does; what is on disk after each is whole, and never becomes less."""
     out, cache = tmp_path / "out", tmp_path / "cache"
     done: dict[str, Record] = {}
+    targets = undisturbed.milestones[:-1]  # after the last one the process is only leaving
     killed = 0
-    for _ in range(3 * KILLS):
-        process = start(out, cache)
-        time.sleep(undisturbed.seconds * (killed + 0.5) / KILLS)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.communicate()
+    for attempt in range(4 * KILLS):
+        target = targets[int((killed + 0.5) / KILLS * len(targets))]
+        killed += kill_at(start(out, cache), target, 0.013 * (attempt % 5))
         now = records(out) if out.exists() else {}
         assert all(now[name] == record for name, record in done.items())
         done = now
+        if killed == KILLS:
+            break
         if set(done) == set(undisturbed.records):
             shutil.rmtree(out)
             done = {}
-        if killed == KILLS:
-            break
     assert killed == KILLS
     finish(start(out, cache))
     assert numbers(records(out)) == numbers(undisturbed.records)
