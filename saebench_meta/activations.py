@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from saebench_meta.batches import BatchRunner
 from saebench_meta.cache import Entry, entry_key
 from saebench_meta.errors import SaebenchError
 
@@ -35,7 +36,6 @@ BLOCK_TOKENS = 65_536
 """Evaluated tokens worked out, and written to one file, at a time."""
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
 """Tokens per forward pass under `auto`; halved on demand."""
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 FORMAT = 1
 """Part of every cache key: raise it when the same inputs would give other activations."""
 
@@ -177,63 +177,6 @@ def collect(
 def auto_batch_size(model: LanguageModel) -> int:
     """Tokens per forward pass when the user does not say."""
     return BATCH_TOKENS["cuda" if model.device.type == "cuda" else "cpu"]
-
-
-class BatchRunner:
-    """Runs work on batches of a sample, with half the batch from then on whenever memory runs out.
-
-    Attributes:
-        tokens: most tokens in a batch, padding included.
-    """
-
-    def __init__(self, tokens: int, notice: Callable[[str], None] | None = None) -> None:
-        if tokens < 1:
-            raise SaebenchError(f"batch size is {tokens}: give the tokens of one forward pass, or leave it out")
-        self.tokens, self._notice = tokens, notice or (lambda _: None)
-
-    def run(self, sample: Sample, work: Callable[[Batch], None], rows: Int[Tensor, " chosen"] | None = None) -> None:
-        """Call `work` on batches that cover the sample, or the given rows of it.
-
-        It may be called again on rows whose call ran out of memory.
-
-        Raises:
-            SaebenchError: a single row does not fit.
-        """
-        import torch
-
-        waiting = list(sample.batches(tokens=self.tokens, rows=rows))[::-1]
-        while waiting:
-            batch = waiting.pop()
-            try:
-                work(batch)
-                continue
-            except RuntimeError as e:
-                if not is_out_of_memory(e):
-                    raise
-                self._halve(batch, e)
-            # Outside the handler: the exception's traceback held the tensors of the failed pass.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            rows = torch.cat([batch.rows, *(b.rows for b in waiting)])
-            waiting = list(sample.batches(tokens=self.tokens, rows=rows))[::-1]
-
-    def _halve(self, batch: Batch, error: RuntimeError) -> None:
-        rows, width = batch.tokens.shape
-        if rows == 1:
-            raise SaebenchError(
-                f"out of memory on a single row of {width} tokens: give a smaller --context or another --device"
-            ) from error
-        self.tokens = max(1, rows * width // 2)
-        self._notice(f"out of memory: batches are now {self.tokens} tokens")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the accelerator's or the machine's memory ran out."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 # -- stores

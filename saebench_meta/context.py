@@ -1,6 +1,6 @@
 """What a task is given. Everything expensive goes through it: cached, seeded, counted, shown as progress.
 
-`Context` is the documented surface (a snapshot test guards it); `saebench_meta.session.TaskContext` implements it.
+`Context` is the documented surface (a snapshot test guards it); `saebench_meta.task_context.TaskContext` implements it.
 """
 
 from __future__ import annotations

@@ -48,6 +48,9 @@ class SAELoader:
         claims: `path -> bool`: does this file or folder look like this format? Lets users pass bare paths.
         version: raise it when the same file would give other codes than before; it is part of a record's id.
         summary: one line for `saebench plugins`.
+        parameters: `TASK.KEY` -> value: what a task's parameter is by default for SAEs of this format, under the user's
+            `-P`. On a pair or family it holds where all members are of formats that say the same; tasks that are not
+            installed are passed over.
     """
 
     load: Callable[..., SAE]
@@ -56,6 +59,7 @@ class SAELoader:
     save: Callable[[SAE, Path], Path] | None = None
     version: int = 1
     summary: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class ModelLoader:
     """How language models of one scheme are opened.
 
     Attributes:
-        load: `(ref, *, revision, device, dtype) -> LanguageModel`.
+        load: `(ref, *, revision, device, dtype) -> LanguageModel`; also given `device_map` when the user names one
+            (`auto`, `balanced`, `balanced_low_0`, `sequential`: spread over all GPUs).
         peek: `(ref, *, revision) -> ModelIdentity` without importing torch; raises if the model cannot be had.
         names: references to show in `saebench models`.
     """

@@ -6,7 +6,7 @@ know of; it is given only where it is certain, never as a guess from a few numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,12 @@ def inspect_sae(sae: SAE) -> Inspection:
         folded=info.folded,
         notes=tuple(n for n in info.notes if not n.startswith(ALARMS)),
         foreign_encoder=sae.encoder is not None,
-        warnings=(*_decoder_warnings(sae, norms), *_encoder_warnings(sae), *_info_warnings(info)),
+        warnings=(
+            *_decoder_warnings(sae, norms),
+            *_encoder_warnings(sae),
+            *_centred_warnings(sae),
+            *_info_warnings(info),
+        ),
     )
 
 
@@ -89,7 +94,10 @@ def inspect_reconstruction(sae: SAE, x: Float[Tensor, "tokens d_in"]) -> dict[st
 
     Returns:
         `tokens`; `l0`, mean active latents per token; `explained_variance` = 1 − Σ‖x−x̂‖²/Σ‖x−x̄‖² over the whole sample
-        in float64, None where all tokens are alike; `dead_share`, the share of latents active on none of these tokens.
+        in float64, None where all tokens are alike; `dead_share`, the share of latents active on none of these tokens;
+        `centred_error`, the squared error that is left when the mean over dimensions is taken out of each token before
+        the SAE, as a share of the error left without that, both beside that mean: under 1 where the SAE fits centred
+        activations better. None for SAEs with an input transform.
     """
     import torch
 
@@ -97,19 +105,32 @@ def inspect_reconstruction(sae: SAE, x: Float[Tensor, "tokens d_in"]) -> dict[st
         raise ValueError(f"SAE '{sae.info.name}' reads (tokens, {sae.d_in}), got {tuple(x.shape)}")
     mean = torch.stack([part.double().sum(0) for part in _blocks(x)]).sum(0) / x.shape[0]
     counts = torch.zeros(sae.d_sae, dtype=torch.int64, device=x.device)
-    sse = sst = 0.0
+    sse = sst = beside = centred = 0.0
     for part in _blocks(x):
         f = sae.encode(part)
         x_hat = sae.decode(f, sae.transform(part)[1])
         counts += (f != 0).sum(0)
         sse += float((part.double() - x_hat.double()).square().sum())
         sst += float((part.double() - mean).square().sum())
+        if sae.info.input_transform == "none":
+            without = part - part.mean(1, keepdim=True)
+            beside += _beside_mean(part - x_hat)
+            centred += _beside_mean(without - sae.decode(sae.encode(without)))
     return {
         "tokens": float(x.shape[0]),
         "l0": float(counts.sum()) / x.shape[0],
         "explained_variance": None if sst == 0 else 1 - sse / sst,
         "dead_share": float((counts == 0).double().mean()),
+        "centred_error": centred / beside if beside else None,
     }
+
+
+def sample_warnings(facts: Mapping[str, float | None]) -> list[str]:
+    """What `inspect_reconstruction` found that a user should know of."""
+    error = facts["centred_error"]
+    if error is None or error > CENTRED_ERROR:
+        return []
+    return [f"on centred activations it makes {1 - error:.0%} less error: {CENTRED}"]
 
 
 # -- summaries
@@ -132,7 +153,22 @@ def _spread(values: Tensor) -> Spread:
     return Spread(float(values.min()), float(values.median()), float(values.max()))
 
 
+def _beside_mean(error: Tensor) -> float:
+    """Σ of squares without each row's mean over dimensions, in float64."""
+    error = error.double()
+    return float((error - error.mean(1, keepdim=True)).square().sum())
+
+
 # -- warnings
+
+CENTRED = (
+    "it was trained on centred activations (each token's mean over dimensions taken out), as TransformerLens's "
+    "`center_writing_weights` makes them; `saebench convert REF OUT --input-transform center` writes one that says so"
+)
+CENTRED_ERROR = 0.95
+CENTRED_COSINE = 0.05
+"""Cosine with the all-ones direction, in units of a random direction's 1/√d_in, under which rows count as centred."""
+LEAST_D_IN = 16
 
 ALARMS = ("WARNING", UNCALIBRATED)
 """How a loader begins notes that a user must not overlook."""
@@ -185,6 +221,19 @@ def _encoder_warnings(sae: SAE) -> Iterator[str]:
         yield f"encoder columns are all zero for {_named(constant)}: what they see does not change them"
     if sae.info.activation == "jumprelu" and sae.threshold is not None and bool((low := sae.threshold < 0).any()):
         yield f"thresholds are negative for {_named(low)}: they act as 0, because codes are never negative"
+
+
+def _centred_warnings(sae: SAE) -> Iterator[str]:
+    """Decoder rows and b_dec orthogonal to the all-ones direction: what they were trained on had no part there."""
+    import torch
+
+    if sae.info.input_transform != "none" or sae.d_in < LEAST_D_IN:
+        return
+    # √d_in times the cosine with the all-ones direction; its median over random directions is .67.
+    sums = torch.cat([rows.double().sum(1) / rows.double().norm(dim=1) for rows in _blocks(sae.W_dec)]).abs()
+    sums, bias = sums[sums.isfinite()], sae.b_dec.double()
+    if len(sums) and sums.median() <= CENTRED_COSINE and bias.sum().abs() <= CENTRED_COSINE * bias.norm():
+        yield f"decoder rows and b_dec have mean 0 over dimensions: {CENTRED}"
 
 
 def _floor(sae: SAE) -> torch.Tensor:

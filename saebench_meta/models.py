@@ -232,13 +232,16 @@ def load_bridge(
     revision: str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    device_map: str | None = None,
     files: Mapping[str, str] | None = None,
 ) -> LanguageModel:
     """Open a Hugging Face model (hub name or folder) through TransformerLens: raw weights, no code from the model.
 
     Args:
         ref, revision, files: what the result records of itself.
+        device: where the whole model goes, unless `device_map` is given.
         dtype: float32 unless given.
+        device_map: how accelerate spreads the model over all GPUs (`auto`, `balanced`, …).
 
     Raises:
         SaebenchError: TransformerLens cannot open it; says why.
@@ -253,7 +256,8 @@ def load_bridge(
             bridge = TransformerBridge.boot_transformers(
                 path_or_name,
                 revision=revision,
-                device=str(device),
+                device=None if device_map else str(device),
+                device_map=device_map,
                 dtype=dtype or torch.float32,
                 trust_remote_code=False,
             )

@@ -5,74 +5,20 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from saebench_meta.errors import SaebenchError, UnmetNeedError, did_you_mean
+from saebench_meta.parameters import format_notices, format_parameters, task_parameters
 from saebench_meta.plugins import Registry
-from saebench_meta.record import SCHEMA_VERSION, Subject, SubjectSAE, canonical_hash
-from saebench_meta.resolve import (
-    ResolvedData,
-    ResolvedModel,
-    ResolvedSAE,
-    find_reference,
-    resolve_data,
-    resolve_model,
-    resolve_sae,
-)
+from saebench_meta.record import SCHEMA_VERSION, canonical_hash
+from saebench_meta.resolve import ResolvedData, ResolvedModel, ResolvedSAE, resolve_data, resolve_model
 from saebench_meta.sae import UNKNOWN
 from saebench_meta.settings import DEFAULT_CONTEXT, PROFILE_TOKENS, Settings
 from saebench_meta.store import Place
+from saebench_meta.subjects import SubjectPlan, Subjects
 from saebench_meta.task import Task
 
 MODEL_NEEDS = {"activations", "lm", "labelled"}
-
-
-@dataclass(frozen=True, eq=False)
-class SubjectPlan:
-    """What a task is run on: `sae` has one member, `pair` the SAE and its reference, `family` several."""
-
-    kind: str
-    members: tuple[ResolvedSAE, ...]
-    unmet: str | None = None
-    found: str | None = None
-    """Where a reference nobody named was found, in words."""
-
-    @property
-    def name(self) -> str:
-        names = [m.info.name for m in self.members]
-        return f"{names[0]}-vs-{names[1]}" if self.kind == "pair" and len(names) == 2 else "+".join(names)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return {"sae": ("sae",), "pair": ("sae", "reference")}.get(self.kind, ("member",) * len(self.members))
-
-    def to_record(self) -> Subject:
-        saes = [
-            SubjectSAE(
-                ref=_public_ref(m),
-                role=role,  # type: ignore[arg-type]  # checked by the model
-                loader=m.scheme,
-                loader_version=m.loader.version,
-                info=m.info.model_copy(
-                    update={"site": m.info.site.model_copy(update={"model": public_name(m.info.site.model)})}
-                ),
-                files=dict(m.files),
-            )
-            for m, role in zip(self.members, self.roles, strict=True)
-        ]
-        return Subject(kind=self.kind, name=self.name, saes=saes)  # type: ignore[arg-type]  # checked by the model
-
-
-def public_name(ref: str) -> str:
-    """A reference fit for a record that others read: a path on this machine is cut to its last part."""
-    path = Path(ref)
-    return path.name if path.is_absolute() or path.exists() or ref.startswith((".", "~")) else ref
-
-
-def _public_ref(sae: ResolvedSAE) -> str:
-    shown = public_name(sae.rest)
-    return f"{sae.scheme}:{shown}" if shown else sae.scheme
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,20 +66,19 @@ def make_plan(registry: Registry, settings: Settings) -> Plan:
         SaebenchError: unknown names, unreadable files, or a task named outright whose need is unmet.
     """
     tasks, outright = select_tasks(registry, settings.tasks)
-    parameters = {t.name: task_parameters(t, settings.parameters.get(t.name, {})) for t in tasks}
+    for task in tasks:
+        task_parameters(task, settings.parameters.get(task.name, {}))  # wrong ones are told before any file is read
     if stray := set(settings.parameters) - {t.name for t in tasks}:
         raise SaebenchError(
             f"-P names task {sorted(stray)[0]!r}, which this run does not include"
             f"{did_you_mean(sorted(stray)[0], [t.name for t in tasks])}"
         )
-    subjects = _Subjects(registry, settings)
+    subjects = Subjects(registry, settings)
     inputs = InputsFinder(registry, settings)
     units: list[Unit] = []
     for subject_of in subjects.all():
         for task in tasks:
-            units.extend(
-                _unit(registry, settings, task, subject, parameters[task.name], inputs) for subject in subject_of(task)
-            )
+            units.extend(_unit(registry, settings, task, subject, inputs) for subject in subject_of(task))
     for unit in units:
         if unit.unmet and unit.task.name in outright:
             raise UnmetNeedError(f"task '{unit.task.name}' cannot run on {unit.subject.name}: {unit.unmet}")
@@ -142,7 +87,10 @@ def make_plan(registry: Registry, settings: Settings) -> Plan:
         raise SaebenchError(
             "nothing to run: no task fits these subjects. Type `saebench tasks` to see what each needs."
         )
-    return Plan(tuple(unique.values()), tuple(dict.fromkeys(subjects.notices)))
+    notices = [*subjects.notices]
+    for unit in unique.values():
+        notices += format_notices(unit.task, unit.subject, settings.parameters.get(unit.task.name, {}))
+    return Plan(tuple(unique.values()), tuple(dict.fromkeys(notices)))
 
 
 def select_tasks(registry: Registry, patterns: tuple[str, ...]) -> tuple[list[Task], set[str]]:
@@ -161,110 +109,6 @@ def select_tasks(registry: Registry, patterns: tuple[str, ...]) -> tuple[list[Ta
             outright.add(registry.tasks[pattern].name)
     chosen |= outright
     return [registry.tasks[name] for name in sorted(registry.tasks) if name in chosen], outright
-
-
-def task_parameters(task: Task, given: dict[str, Any]) -> dict[str, Any]:
-    """The task's defaults with the user's values over them, each of the default's type."""
-    known = {p.name: p for p in task.parameters}
-    values = {p.name: p.default for p in task.parameters}
-    for name, value in given.items():
-        if name not in known:
-            raise SaebenchError(f"task '{task.name}' has no parameter '{name}'{did_you_mean(name, list(known))}")
-        values[name] = _like(values[name], value, f"-P {task.name}.{name}")
-    return values
-
-
-def _like(default: Any, value: Any, where: str) -> Any:
-    if default is None or (
-        isinstance(value, type(default)) and not (isinstance(value, bool) ^ isinstance(default, bool))
-    ):
-        return value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, tuple) and isinstance(value, list | str | int | float):
-        items = value if isinstance(value, list) else [v for v in str(value).split(",") if v]
-        return tuple(_like(default[0], _number(v), where) if default else v for v in items)
-    raise SaebenchError(f"{where}={value!r}: expected {type(default).__name__}, e.g. {default!r}")
-
-
-def _number(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value
-
-
-class _Subjects:
-    """Subjects of a run: every `--sae` by itself, or the members, neighbours and whole of a `--family`."""
-
-    def __init__(self, registry: Registry, settings: Settings) -> None:
-        if bool(settings.saes) == bool(settings.family):
-            raise SaebenchError("give either --sae (once or more) or --family, not both and not neither")
-        if settings.family and len(settings.family) < 2:
-            raise SaebenchError("--family needs at least two SAEs; for one, use --sae")
-        self.registry, self.settings = registry, settings
-        self.notices: list[str] = []
-        refs = settings.saes or settings.family
-        if len(set(refs)) != len(refs):
-            raise SaebenchError(f"the same SAE is named twice: {', '.join(r for r in refs if refs.count(r) > 1)}")
-        self.saes = [self._resolve(ref) for ref in refs]
-        self.reference = self._resolve(settings.reference) if settings.reference else None
-        if settings.family:
-            self._check_family()
-
-    def _resolve(self, ref: str) -> ResolvedSAE:
-        return resolve_sae(self.registry, ref, model=self.settings.model, hook=self.settings.hook)
-
-    def _check_family(self) -> None:
-        sites = {(s.info.site.model, s.own_hook, s.info.d_in) for s in self.saes}
-        if len(sites) > 1:
-            raise SaebenchError(f"a family shares one site; these have {len(sites)}: {sorted(sites)}")
-
-    def _checked(self, sae: ResolvedSAE, reference: ResolvedSAE) -> SubjectPlan:
-        """The pair, unless --hook would hide that the two belong to different hooks."""
-        if self.settings.hook and sae.own_hook != reference.own_hook:
-            raise SaebenchError(
-                f"'{sae.ref}' reads {sae.own_hook} and '{reference.ref}' reads {reference.own_hook}: --hook does not "
-                "make them comparable. Give a --reference at the same hook."
-            )
-        return SubjectPlan("pair", (sae, reference))
-
-    def all(self) -> list[Callable[[Task], list[SubjectPlan]]]:
-        """One function a row of the run: task -> the subjects it is run on there."""
-        rows: list[Callable[[Task], list[SubjectPlan]]] = [self._row(i) for i in range(len(self.saes))]
-        return [*rows, self._family_row] if self.settings.family else rows
-
-    def _row(self, i: int) -> Callable[[Task], list[SubjectPlan]]:
-        sae = self.saes[i]
-
-        def subjects(task: Task) -> list[SubjectPlan]:
-            if task.subject == "sae":
-                return [SubjectPlan("sae", (sae,))]
-            if task.subject == "pair":
-                return self._pair(i, sae)
-            return (
-                [] if self.settings.family else [SubjectPlan("family", (sae,), "it needs several SAEs: give --family")]
-            )
-
-        return subjects
-
-    def _family_row(self, task: Task) -> list[SubjectPlan]:
-        return [SubjectPlan("family", tuple(self.saes))] if task.subject == "family" else []
-
-    def _pair(self, i: int, sae: ResolvedSAE) -> list[SubjectPlan]:
-        if self.reference is not None:
-            return [self._checked(sae, self.reference)]
-        if self.settings.family:
-            return [self._checked(sae, self.saes[i - 1])] if i else []
-        found = find_reference(self.registry, sae)
-        if found is None:
-            return [SubjectPlan("pair", (sae,), "it needs a narrower SAE at the same site: give --reference REF")]
-        self.notices.append(f"reference of {sae.info.name}: {found[0]} (the widest narrower one, {found[1]})")
-        return [self._checked(sae, self._resolve(found[0]))]
 
 
 class InputsFinder:
@@ -328,9 +172,10 @@ def _unit(
     settings: Settings,
     task: Task,
     subject: SubjectPlan,
-    parameters: dict[str, Any],
     finder: InputsFinder,
 ) -> Unit:
+    given = settings.parameters.get(task.name, {})
+    parameters = task_parameters(task, {**format_parameters(task, subject), **given})
     unmet, inputs = subject.unmet, None
     if unmet is None and MODEL_NEEDS & set(task.needs):
         found = finder.find(subject.members[0], settings.limit if task.limit_unit == "documents" else None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench_meta.errors import SaebenchError, UnknownNameError, did_you_mean
+from saebench_meta.hook_names import hook_of, norm_after
 from saebench_meta.hookspecs import DataIdentity, DatasetLoader, ModelIdentity, ModelLoader, SAELoader
 from saebench_meta.plugins import Names, Registry
 from saebench_meta.sae import SAEInfo
@@ -78,7 +79,11 @@ def resolve_sae(registry: Registry, ref: str, *, model: str | None = None, hook:
 
     Args:
         ref: `scheme:rest`, or a path that exactly one loader claims.
-        model, hook: what the user says of the site, over what the file says.
+        model: what the user says of the model, over what the file says.
+        hook: likewise; a TransformerLens hook name, or the path of a Hugging Face module, whose output is meant.
+
+    Raises:
+        SaebenchError: nothing opens the reference, or the module's output is no hook of TransformerLens.
     """
     found = split_scheme(ref, registry.loaders)
     scheme, rest = found if found is not None else (_claiming_loader(registry, ref), ref)
@@ -91,8 +96,27 @@ def resolve_sae(registry: Registry, ref: str, *, model: str | None = None, hook:
 
         sae = loader.load(rest, device="cpu", dtype=torch.float32)
         info, files = sae.info, {"weights": sae.content_hash()}
-    site = info.site.model_copy(update={k: v for k, v in (("model", model), ("hook", hook)) if v})
+    site = info.site.model_copy(update={"model": model} if model else {})
+    if hook:
+        site = site.model_copy(update={"hook": named_hook(hook, site.model)})
     return ResolvedSAE(ref, scheme, rest, loader, info.model_copy(update={"site": site}), files, info.site.hook)
+
+
+def named_hook(hook: str, model: str) -> str:
+    """A hook as the user names it, as a TransformerLens hook name; what is neither is left for the model to refuse.
+
+    Raises:
+        SaebenchError: in this model a norm stands between the module named and the hook of that name.
+    """
+    known = hook_of(hook)
+    if known is None or known == hook:
+        return hook
+    if norm_after(model, known):
+        raise SaebenchError(
+            f"--hook {hook}: '{model}' has a norm after this module, and {known} is after the norm: they differ. "
+            f"Give --hook {known} if that is what the SAE reads."
+        )
+    return known
 
 
 def _claiming_loader(registry: Registry, ref: str) -> str:

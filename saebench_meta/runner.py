@@ -17,13 +17,15 @@ from saebench_meta.environment import versions
 from saebench_meta.errors import SaebenchError, UnmetNeedError
 from saebench_meta.events import Notice, RunFinished, RunPlanned, UnitFinished, UnitStarted
 from saebench_meta.measure import SUBJECT, measure
-from saebench_meta.plan import Plan, SubjectPlan, Unit, public_name
+from saebench_meta.plan import Plan, Unit
 from saebench_meta.plugins import Registry
 from saebench_meta.record import DataUsed, JudgeUsed, ModelUsed, Record, RunSettings, TaskRef
-from saebench_meta.session import Session, TaskContext
+from saebench_meta.session import Session
 from saebench_meta.settings import Settings
 from saebench_meta.store import Draft, check_writable, locked, put, read_valid, recover
+from saebench_meta.subjects import SubjectPlan, public_name
 from saebench_meta.task import Family, Output, Pair
+from saebench_meta.task_context import TaskContext
 
 Outcome = Literal["ok", "kept", "failed", "skipped"]
 

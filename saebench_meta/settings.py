@@ -12,6 +12,7 @@ from saebench_meta.errors import SaebenchError, did_you_mean
 Profile = Literal["quick", "default", "paper"]
 Dtype = Literal["float32", "bfloat16"]
 Packing = Literal["documents", "concat"]
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 
 PROFILE_TOKENS: dict[str, int] = {"quick": 8_192, "default": 65_536, "paper": 1_048_576}
 """Evaluated tokens a profile samples."""
@@ -34,6 +35,7 @@ class Settings:
         corpus, split, text_field, data_revision: where documents come from.
         context, packing, tokens: how they are sampled; None is what the SAE or the profile says.
         limit: seeded subset in each task's own unit; marks the record partial.
+        device_map: how the language model is spread over all GPUs; None keeps it whole on `device`.
         dtype: of the language model; SAEs, codes and statistics are float32 and float64 throughout.
     """
 
@@ -58,6 +60,7 @@ class Settings:
     seed: int = 0
     limit: int | None = None
     device: str = "auto"
+    device_map: DeviceMap | None = None
     dtype: Dtype = "float32"
     batch_size: int | None = None
     threads: int | None = None
@@ -74,7 +77,10 @@ class Settings:
                 raise SaebenchError(f"{name} is {value!r}: give a whole number above 0, or leave it out")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise SaebenchError(f"seed is {self.seed!r}: give a whole number")
-        for name, known in (("packing", Packing), ("profile", Profile), ("dtype", Dtype)):
+        choices = {"packing": Packing, "profile": Profile, "dtype": Dtype}
+        if self.device_map is not None:
+            choices["device_map"] = DeviceMap
+        for name, known in choices.items():
             if getattr(self, name) not in get_args(known):
                 raise SaebenchError(
                     f"{name} is {getattr(self, name)!r}{did_you_mean(str(getattr(self, name)), list(get_args(known)))}"

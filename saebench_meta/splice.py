@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saebench_meta.activations import BatchRunner
+from saebench_meta.batches import BatchRunner
 from saebench_meta.errors import SaebenchError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from saebench_meta import activations
-from saebench_meta.activations import Activations, BatchRunner, auto_batch_size, collect, is_out_of_memory
+from saebench_meta.activations import Activations, auto_batch_size, collect
+from saebench_meta.batches import BatchRunner, is_out_of_memory
 from saebench_meta.cache import Cache
 from saebench_meta.corpus import Batch, Sample, Sampling, draw
 from saebench_meta.errors import SaebenchError

@@ -6,7 +6,7 @@ import inspect
 
 import saebench_meta
 from saebench_meta.context import Context
-from saebench_meta.session import TaskContext
+from saebench_meta.task_context import TaskContext
 
 SURFACE = {
     "activations": "(self) -> 'Activations'",

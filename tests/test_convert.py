@@ -76,6 +76,14 @@ def test_the_users_word_on_the_site_is_written(tmp_path: Path, sae: SAE) -> None
     assert str(native.peek(tmp_path / "b").info.site) == "other/blocks.0.hook_mlp_out"
 
 
+def test_the_users_word_on_the_input_transform_is_written(tmp_path: Path, sae: SAE) -> None:
+    native.save(sae, tmp_path / "a.safetensors")
+    done = call(tmp_path / "a.safetensors", tmp_path / "b", "--input-transform", "center")
+    assert done.exit_code == 0, done.output
+    made = native.load(tmp_path / "b")
+    assert made.info.input_transform == "center" and "the file said norm_rescale" in made.info.notes[-1]
+
+
 def test_what_cannot_be_written_is_an_error_of_the_users(tmp_path: Path, sae: SAE) -> None:
     from saebench_meta.errors import SaebenchError
 

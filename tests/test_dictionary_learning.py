@@ -21,7 +21,7 @@ from saebench_meta.calibration import is_uncalibrated
 from saebench_meta.errors import BadFileError
 from saebench_meta.plugins import Registry
 from saebench_plugins import dictionary_learning as dl
-from saebench_plugins.module_hooks import hook_of
+from saebench_meta.hook_names import hook_of
 
 D, F, K = 6, 10, 3
 State = dict[str, torch.Tensor]

@@ -188,3 +188,12 @@ def test_loading_touches_no_network(stories_model_dir: Path, monkeypatch: pytest
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert load_bridge(str(stories_model_dir), ref="stories").n_layers == 5
+
+
+def test_a_model_spread_by_a_device_map_computes_the_same(
+    lm: LanguageModel, tokens: torch.Tensor, stories_model_dir: Path
+) -> None:
+    spread = load_bridge(str(stories_model_dir), ref="stories", device_map="auto")
+    assert (spread.device.type == "cuda") == torch.cuda.is_available()
+    torch.testing.assert_close(spread.logits(tokens).cpu(), lm.logits(tokens), atol=2e-5, rtol=0)
+    torch.testing.assert_close(spread.activations(tokens, HOOK).cpu(), lm.activations(tokens, HOOK), atol=2e-5, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,32 @@ def test_a_hook_given_by_the_user_does_not_hide_that_two_saes_read_different_one
         plan(registry, saes=(), family=("toy:x-8", "toy:x-16"), hook=toy_plugin.HOOK)
     other.clear()
     assert labels(plan(registry, **fields)) == ["toy_pair on toy-x-16-vs-toy-x-8"]
+
+
+def test_a_formats_parameters_lie_between_the_tasks_and_the_users(registry: Registry) -> None:
+    loud = {"toy_width.scale": 0.4, "toy_pair.none_such": 1, "absent.x": 2}
+    plain = registry.loaders["toy"]
+    quiet = Registry()
+    module = types.ModuleType("loud")
+    module.saebench_api = 1  # type: ignore[attr-defined]
+    module.saebench_loaders = hookimpl(  # type: ignore[attr-defined]
+        lambda: {"toy": replace(plain, parameters=loud), "calm": plain}, specname="saebench_loaders"
+    )
+    module.saebench_tasks = hookimpl(toy_plugin.saebench_tasks, specname="saebench_tasks")  # type: ignore[attr-defined]
+    assert quiet.register(module).problems == []
+    [before] = plan(registry).units
+    made = plan(quiet)
+    [unit] = made.units
+    assert (before.parameters["scale"], unit.parameters["scale"]) == (1.0, 0.4)
+    assert before.place.id != unit.place.id
+    assert made.notices == ("toy_width.scale is 0.4 for toy SAEs; -P toy_width.scale=… changes it",)
+    typed = plan(quiet, parameters={"toy_width": {"scale": 2.0}})
+    assert typed.units[0].parameters["scale"] == 2.0 and typed.notices == ()
+    with pytest.raises(SaebenchError, match=r"toy_pair.*none_such"):
+        plan(quiet, tasks=("toy_pair",), reference="toy:x-32")
+    assert plan(quiet, tasks=("toy_pair",), reference="calm:x-32").units[0].parameters == {}
+
+
+def test_a_hook_may_be_named_as_hugging_face_names_modules(registry: Registry) -> None:
+    [unit] = plan(registry, hook="model.layers.2.mlp").units
+    assert unit.subject.members[0].info.site.hook == "blocks.2.hook_mlp_out"

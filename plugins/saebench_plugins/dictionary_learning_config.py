@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench_meta.calibration import uncalibrated_note
-from saebench_plugins.module_hooks import hook_of, norm_after
+from saebench_meta.hook_names import hook_of, norm_after
 from saebench_plugins.native_header import show
 from saebench_plugins.torch_file import TorchFile, check_declared, read_values
 from saebench_plugins.torch_pickle import TensorEntry

@@ -74,6 +74,7 @@ def load_model(
     revision: str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    device_map: str | None = None,
 ) -> LanguageModel:
     """Open a hub name or a folder with raw weights.
 
@@ -85,7 +86,15 @@ def load_model(
     identity = peek_model(ref, revision=revision)
     path = str(_folder(ref) or ref)
     try:
-        return load_bridge(path, ref=ref, revision=identity.revision, device=device, dtype=dtype, files=identity.files)
+        return load_bridge(
+            path,
+            ref=ref,
+            revision=identity.revision,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            files=identity.files,
+        )
     except SaebenchError as e:
         raise _cannot_be_had(e, ref) from e
 

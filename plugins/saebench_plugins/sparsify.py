@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from saebench_meta.hookspecs import SAEHeader, SAELoader, hookimpl
 from saebench_plugins.folding import left_product
-from saebench_plugins.module_hooks import hook_of, norm_after
+from saebench_meta.hook_names import hook_of, norm_after
 from saebench_plugins.native_header import Slot, show
 from saebench_plugins.untrusted import Reader
 

@@ -76,7 +76,7 @@ def check_sae(
         SaebenchError: the SAE cannot be opened, or a sample was asked for and model or corpus cannot be had.
     """
     from saebench_meta.errors import UnmetNeedError
-    from saebench_meta.inspect_sae import inspect_reconstruction, inspect_sae
+    from saebench_meta.inspect_sae import inspect_reconstruction, inspect_sae, sample_warnings
     from saebench_meta.plan import InputsFinder
     from saebench_meta.resolve import resolve_sae
     from saebench_meta.settings import Settings
@@ -93,6 +93,7 @@ def check_sae(
     facts: dict[str, Any] = {"ref": ref, "loader": resolved.scheme, **asdict(inspect_sae(sae))}
     if inputs is not None:
         facts["sample"] = inspect_reconstruction(sae, _activations(registry, settings, inputs, sae))
+        facts["warnings"] = [*facts["warnings"], *sample_warnings(facts["sample"])]
     return facts
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from saebench_meta.cli import config
-from saebench_meta.settings import Dtype, Packing, Profile, Settings, parse_parameters
+from saebench_meta.settings import DeviceMap, Dtype, Packing, Profile, Settings, parse_parameters
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,6 +88,10 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _option("--limit", type=POSITIVE, metavar="N", help="A seeded subset, in each task's own unit (`saebench tasks`)."),
     # the machine
     _option("--device", default=DEFAULT.device, metavar="NAME", help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."),
+    _option(
+        "--device-map", type=click.Choice(get_args(DeviceMap)),
+        help="Spread the language model over all GPUs; by default it is whole on --device.",
+    ),
     _option("--dtype", type=click.Choice(get_args(Dtype)), default=DEFAULT.dtype, help="Precision of the model."),
     _option("--batch-size", type=batch_size, default="auto", metavar="N|auto", help="Tokens a forward pass."),
     _option("--threads", type=POSITIVE, metavar="N", help="CPU threads."),

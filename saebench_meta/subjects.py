@@ -1,0 +1,130 @@
+"""What the tasks of a run are run on: single SAEs, pairs with a reference, families. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from saebench_meta.errors import SaebenchError
+from saebench_meta.plugins import Registry
+from saebench_meta.record import Subject, SubjectSAE
+from saebench_meta.resolve import ResolvedSAE, find_reference, resolve_sae
+from saebench_meta.settings import Settings
+from saebench_meta.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectPlan:
+    """What a task is run on: `sae` has one member, `pair` the SAE and its reference, `family` several."""
+
+    kind: str
+    members: tuple[ResolvedSAE, ...]
+    unmet: str | None = None
+    found: str | None = None
+    """Where a reference nobody named was found, in words."""
+
+    @property
+    def name(self) -> str:
+        names = [m.info.name for m in self.members]
+        return f"{names[0]}-vs-{names[1]}" if self.kind == "pair" and len(names) == 2 else "+".join(names)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return {"sae": ("sae",), "pair": ("sae", "reference")}.get(self.kind, ("member",) * len(self.members))
+
+    def to_record(self) -> Subject:
+        saes = [
+            SubjectSAE(
+                ref=_public_ref(m),
+                role=role,  # type: ignore[arg-type]  # checked by the model
+                loader=m.scheme,
+                loader_version=m.loader.version,
+                info=m.info.model_copy(
+                    update={"site": m.info.site.model_copy(update={"model": public_name(m.info.site.model)})}
+                ),
+                files=dict(m.files),
+            )
+            for m, role in zip(self.members, self.roles, strict=True)
+        ]
+        return Subject(kind=self.kind, name=self.name, saes=saes)  # type: ignore[arg-type]  # checked by the model
+
+
+def public_name(ref: str) -> str:
+    """A reference fit for a record that others read: a path on this machine is cut to its last part."""
+    path = Path(ref)
+    return path.name if path.is_absolute() or path.exists() or ref.startswith((".", "~")) else ref
+
+
+def _public_ref(sae: ResolvedSAE) -> str:
+    shown = public_name(sae.rest)
+    return f"{sae.scheme}:{shown}" if shown else sae.scheme
+
+
+class Subjects:
+    """Subjects of a run: every `--sae` by itself, or the members, neighbours and whole of a `--family`."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        if bool(settings.saes) == bool(settings.family):
+            raise SaebenchError("give either --sae (once or more) or --family, not both and not neither")
+        if settings.family and len(settings.family) < 2:
+            raise SaebenchError("--family needs at least two SAEs; for one, use --sae")
+        self.registry, self.settings = registry, settings
+        self.notices: list[str] = []
+        refs = settings.saes or settings.family
+        if len(set(refs)) != len(refs):
+            raise SaebenchError(f"the same SAE is named twice: {', '.join(r for r in refs if refs.count(r) > 1)}")
+        self.saes = [self._resolve(ref) for ref in refs]
+        self.reference = self._resolve(settings.reference) if settings.reference else None
+        if settings.family:
+            self._check_family()
+
+    def _resolve(self, ref: str) -> ResolvedSAE:
+        return resolve_sae(self.registry, ref, model=self.settings.model, hook=self.settings.hook)
+
+    def _check_family(self) -> None:
+        sites = {(s.info.site.model, s.own_hook, s.info.d_in) for s in self.saes}
+        if len(sites) > 1:
+            raise SaebenchError(f"a family shares one site; these have {len(sites)}: {sorted(sites)}")
+
+    def _checked(self, sae: ResolvedSAE, reference: ResolvedSAE) -> SubjectPlan:
+        """The pair, unless --hook would hide that the two belong to different hooks."""
+        if self.settings.hook and sae.own_hook != reference.own_hook:
+            raise SaebenchError(
+                f"'{sae.ref}' reads {sae.own_hook} and '{reference.ref}' reads {reference.own_hook}: --hook does not "
+                "make them comparable. Give a --reference at the same hook."
+            )
+        return SubjectPlan("pair", (sae, reference))
+
+    def all(self) -> list[Callable[[Task], list[SubjectPlan]]]:
+        """One function a row of the run: task -> the subjects it is run on there."""
+        rows: list[Callable[[Task], list[SubjectPlan]]] = [self._row(i) for i in range(len(self.saes))]
+        return [*rows, self._family_row] if self.settings.family else rows
+
+    def _row(self, i: int) -> Callable[[Task], list[SubjectPlan]]:
+        sae = self.saes[i]
+
+        def subjects(task: Task) -> list[SubjectPlan]:
+            if task.subject == "sae":
+                return [SubjectPlan("sae", (sae,))]
+            if task.subject == "pair":
+                return self._pair(i, sae)
+            return (
+                [] if self.settings.family else [SubjectPlan("family", (sae,), "it needs several SAEs: give --family")]
+            )
+
+        return subjects
+
+    def _family_row(self, task: Task) -> list[SubjectPlan]:
+        return [SubjectPlan("family", tuple(self.saes))] if task.subject == "family" else []
+
+    def _pair(self, i: int, sae: ResolvedSAE) -> list[SubjectPlan]:
+        if self.reference is not None:
+            return [self._checked(sae, self.reference)]
+        if self.settings.family:
+            return [self._checked(sae, self.saes[i - 1])] if i else []
+        found = find_reference(self.registry, sae)
+        if found is None:
+            return [SubjectPlan("pair", (sae,), "it needs a narrower SAE at the same site: give --reference REF")]
+        self.notices.append(f"reference of {sae.info.name}: {found[0]} (the widest narrower one, {found[1]})")
+        return [self._checked(sae, self._resolve(found[0]))]

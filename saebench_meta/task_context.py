@@ -1,0 +1,147 @@
+"""`TaskContext`: what a task sees of a session, for one unit of work; it implements `saebench_meta.context.Context`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from saebench_meta import seeds, stats
+from saebench_meta.errors import UnmetNeedError
+from saebench_meta.plan import Unit
+from saebench_meta.session import Session, Site
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import ArrayLike
+
+    from saebench_meta.activations import Activations
+    from saebench_meta.codes import Codes
+    from saebench_meta.corpus import Sample
+    from saebench_meta.hookspecs import Judge
+    from saebench_meta.models import LanguageModel
+    from saebench_meta.sae import SAE
+    from saebench_meta.stats import Estimate
+
+T = TypeVar("T")
+
+
+class TaskContext:
+    """The `Context` of one unit of work."""
+
+    def __init__(self, session: Session, unit: Unit) -> None:
+        self._session, self._unit = session, unit
+        self.notes: list[str] = []
+        self._workdir: Path | None = None
+
+    # -- settings
+
+    @property
+    def seed(self) -> int:
+        return self._session.settings.seed
+
+    @property
+    def limit(self) -> int | None:
+        return self._session.settings.limit
+
+    @property
+    def batch_size(self) -> int | None:
+        return self._session.settings.batch_size
+
+    @property
+    def device(self) -> torch.device:
+        return self._session.device
+
+    @property
+    def workdir(self) -> Path:
+        if self._workdir is None:
+            self._workdir = Path(tempfile.mkdtemp(prefix="saebench-"))
+        return self._workdir
+
+    def close(self) -> None:
+        """Empty the scratch folder."""
+        if self._workdir is not None:
+            shutil.rmtree(self._workdir, ignore_errors=True)
+            self._workdir = None
+
+    # -- chance
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        return seeds.rng(self.seed, self._unit.task.name, purpose)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return seeds.generator(self.seed, self._unit.task.name, purpose)
+
+    # -- inputs
+
+    @property
+    def site(self) -> Site:
+        """Model and data of this unit."""
+        if self._unit.inputs is None:
+            raise UnmetNeedError(
+                f"task '{self._unit.task.name}' asks for data or the model without declaring it: add "
+                "'activations' or 'lm' to its needs"
+            )
+        return self._session.site(self._unit.inputs)
+
+    def sample(self) -> Sample:
+        return self.site.sample
+
+    def activations(self) -> Activations:
+        return self.site.activations
+
+    def codes(self, sae: SAE) -> Codes:
+        return self.site.codes(sae)
+
+    def code_chunks(self, sae: SAE) -> Iterator[tuple[Any, Codes]]:
+        return self.site.code_chunks(sae)
+
+    def lm(self) -> LanguageModel:
+        return self.site.lm
+
+    def judge(self) -> Judge:
+        if self._unit.judge is None:
+            raise UnmetNeedError(f"task '{self._unit.task.name}' needs a judge: give --judge NAME")
+        return self._session.registry.judges[self._unit.judge]()
+
+    def memo(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        memory = self.site.memo
+        if key not in memory:
+            memory[key] = make()
+        found: T = memory[key]
+        return found
+
+    # -- telling
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        if total is None and isinstance(items, Sequence):
+            total = len(items)
+        for done, item in enumerate(items, 1):
+            yield item
+            self._session.progress(what, done, total)
+
+    def warn(self, message: str) -> None:
+        if message not in self.notes:
+            self.notes.append(message)
+        self._session.warn_once(message)
+
+    # -- estimates
+
+    def bootstrap(self, values: ArrayLike, statistic: Callable[..., ArrayLike] | None = None) -> Estimate:
+        return stats.bootstrap(values, self.rng("bootstrap"), statistic)
+
+    def proportion(self, successes: int, trials: int, *, n_unit: str) -> Estimate:
+        return stats.proportion(successes, trials, n_unit=n_unit)
+
+    def census(self, value: float | None, n: int, *, n_unit: str = "latents", reason: str | None = None) -> Estimate:
+        return stats.census(value, n, n_unit=n_unit, reason=reason)
+
+    def latents(self, n_latents: int) -> Sequence[int]:
+        limit = self.limit if self._unit.task.limit_unit == "latents" else None
+        if limit is None or limit >= n_latents:
+            return range(n_latents)
+        chosen = self.rng(f"latents of {n_latents}").choice(n_latents, limit, replace=False)
+        return sorted(int(i) for i in chosen)
