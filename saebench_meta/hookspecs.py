@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE, SAEInfo
     from saebench_meta.task import Task
+    from saebench_meta.training.recipe import Recipe
+    from saebench_meta.training.trainable import TrainableSAE
 
 PROJECT = "saebench_meta"
 API_VERSION = 1
@@ -83,6 +85,8 @@ class ModelIdentity:
     ref: str
     revision: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    parameters: int | None = None
+    """About how many parameters it has, where that can be told; for estimates of time, not part of the id."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,8 @@ class DatasetLoader:
         peek: `(ref, *, split, revision) -> DataIdentity` without importing torch.
         claims: `path -> bool`, so that bare paths work.
         names: references to show in messages.
+        train_split: the split that variants are trained on, where it is another than the one evaluated by default.
+            Without it they are trained on the documents that the run does not evaluate.
     """
 
     documents: Callable[..., Iterable[str]]
@@ -129,6 +135,7 @@ class DatasetLoader:
     claims: Callable[[Path], bool] | None = None
     names: tuple[str, ...] = ()
     summary: str = ""
+    train_split: str | None = None
 
 
 class Judge(Protocol):
@@ -148,14 +155,26 @@ NeedCheck = Callable[["SAEInfo"], "str | None"]
 """None when the need is met for an SAE, else why not and what to do."""
 
 
-class Architecture(Protocol):
-    """A trainable SAE: provisional until the trainer that uses it is part of this package."""
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of SAE that can be trained.
 
-    name: str
+    Attributes:
+        build: `(recipe, d_in, first batch, generator) -> saebench_meta.training.trainable.TrainableSAE`. A class will
+            do. It may import torch when it is called.
+        hyperparameters: its own settings with their defaults (`k`, `l1`, …); the default's type is the type.
+        recipe: defaults of recipe fields that differ from the recipe's own (`lr`, …).
+        check: `recipe -> None`, or what is wrong with its values.
+        version: raise it when the same recipe would give other weights.
+        summary: one line.
+    """
 
-    def initialise(self, d_in: int, d_sae: int, *, seed: int, **hyperparameters: Any) -> Any:
-        """Parameters before the first step."""
-        ...
+    build: Callable[..., TrainableSAE]
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Recipe], str | None] | None = None
+    version: int = 1
+    summary: str = ""
 
 
 @hookspec
@@ -197,7 +216,7 @@ def saebench_judges() -> Mapping[str, JudgeFactory]:  # type: ignore[empty-body]
 
 @hookspec
 def saebench_architectures() -> Mapping[str, Architecture]:  # type: ignore[empty-body]
-    """Trainable SAE architectures by name. Provisional: collected and listed, not yet used by a trainer."""
+    """SAEs that can be trained, by name, for `saebench train` and for variants that tasks ask for."""
 
 
 @hookspec

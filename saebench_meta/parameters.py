@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saebench_meta.errors import SaebenchError, did_you_mean
-from saebench_meta.subjects import SubjectPlan
-from saebench_meta.task import Task
+
+if TYPE_CHECKING:
+    from saebench_meta.subjects import SubjectPlan
+    from saebench_meta.task import Task
 
 
 def task_parameters(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,7 +19,7 @@ def task_parameters(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in known:
             raise SaebenchError(f"task '{task.name}' has no parameter '{name}'{did_you_mean(name, list(known))}")
-        values[name] = _like(values[name], value, f"-P {task.name}.{name}")
+        values[name] = like(values[name], value, f"-P {task.name}.{name}")
     return values
 
 
@@ -38,7 +40,7 @@ def format_notices(task: Task, subject: SubjectPlan, given: Mapping[str, Any]) -
             yield f"{task.name}.{name} is {value} for {schemes} SAEs; -P {task.name}.{name}=… changes it"
 
 
-def _like(default: Any, value: Any, where: str) -> Any:
+def like(default: Any, value: Any, where: str) -> Any:
     if default is None or (
         isinstance(value, type(default)) and not (isinstance(value, bool) ^ isinstance(default, bool))
     ):
@@ -47,7 +49,7 @@ def _like(default: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(default, tuple) and isinstance(value, list | str | int | float):
         items = value if isinstance(value, list) else [v for v in str(value).split(",") if v]
-        return tuple(_like(default[0], _number(v), where) if default else v for v in items)
+        return tuple(like(default[0], _number(v), where) if default else v for v in items)
     raise SaebenchError(f"{where}={value!r}: expected {type(default).__name__}, e.g. {default!r}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hostile_bytes import fuzz_count, mutations
+from hostile_bytes import fuzz
 
 from saebench_meta.calibration import calibrate_threshold, is_uncalibrated
 from saebench_meta.errors import BadFileError
@@ -207,19 +207,6 @@ def test_weights_that_do_not_fit_are_one_error(tmp_path: Path, change: dict[str,
 
 
 @pytest.mark.parametrize("kind", ["batchtopk", "jumprelu"])
-@pytest.mark.parametrize("file", ["sae.pt", "config.json"])
-def test_damaged_files_give_an_error_or_a_sound_sae(tmp_path: Path, kind: str, file: str) -> None:
-    path = write(tmp_path, kind) / file
-    sound = path.read_bytes()
-    start = max(0, sound.find(b"\x80\x02"))
-    refusals = 0
-    for raw in mutations(sound, fuzz_count(150), seed=3, hot=range(start, min(len(sound), start + 700))):
-        path.write_bytes(raw)
-        try:
-            header, sae = repo.peek(tmp_path), repo.load(tmp_path)
-        except BadFileError as e:
-            assert str(tmp_path) in str(e) and str(e).isprintable()
-            refusals += 1
-        else:
-            assert sae.info == header.info and sae.encode(sample(2)).isfinite().all()
-    assert refusals > 30
+def test_damaged_files_give_an_error_or_a_sound_sae(tmp_path: Path, kind: str) -> None:
+    folder = write(tmp_path, kind)
+    fuzz(repo, folder, folder / "sae.pt", folder / "config.json", seed=3)

@@ -15,13 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from hostile_bytes import fuzz_count, mutations
+from hostile_bytes import fuzz
 
 from saebench_meta.calibration import is_uncalibrated
 from saebench_meta.errors import BadFileError
 from saebench_meta.plugins import Registry
 from saebench_plugins import dictionary_learning as dl
-from saebench_meta.hook_names import hook_of
 
 D, F, K = 6, 10, 3
 State = dict[str, torch.Tensor]
@@ -218,34 +217,6 @@ def test_k_is_found_in_the_weights_or_the_config_and_must_agree(tmp_path: Path) 
 # -- sites
 
 
-@pytest.mark.parametrize(
-    ("name", "layer", "hook"),
-    [
-        ("transformer.h.3", None, "blocks.3.hook_resid_post"),
-        ("model.layers.12.mlp", 12, "blocks.12.hook_mlp_out"),
-        ("gpt_neox.layers.3", 3, "blocks.3.hook_resid_post"),
-        ("gpt_neox.layers.3.attention", None, "blocks.3.hook_attn_out"),
-        ("model.layers.0.self_attn", None, "blocks.0.hook_attn_out"),
-        ("layers.3", None, "blocks.3.hook_resid_post"),
-        ("h.11.attn", None, "blocks.11.hook_attn_out"),
-        ("resid_post_layer_8", 8, "blocks.8.hook_resid_post"),
-        ("mlp_out_layer5", None, "blocks.5.hook_mlp_out"),
-        ("attention_out", 2, "blocks.2.hook_attn_out"),
-        ("blocks.8.hook_resid_pre", None, "blocks.8.hook_resid_pre"),
-        ("gpt_neox.embed_in", None, "hook_embed"),
-        ("resid_post_layer_8", 7, None),
-        ("model.layers.12.mlp", 1, None),
-        ("mlp", None, None),
-        ("model.layers.3.mlp.gate_proj", None, None),
-        ("model.norm", None, None),
-        ("something", 3, None),
-        ("", None, None),
-    ],
-)
-def test_places_become_hooks(name: str, layer: int | None, hook: str | None) -> None:
-    assert hook_of(name, layer) == hook
-
-
 def test_a_submodule_is_believed_over_the_habit_of_reading_the_residual(tmp_path: Path) -> None:
     info = dl.peek(write(tmp_path, "AutoEncoder", submodule_name="gpt_neox.layers.3.mlp")).info
     assert info.site.hook == "blocks.3.hook_mlp_out"
@@ -399,7 +370,7 @@ def test_a_threshold_that_is_no_number_is_refused(tmp_path: Path, threshold: flo
 def test_values_that_overflow_while_folding_are_refused(tmp_path: Path) -> None:
     state = state_of("GatedAutoEncoder")
     state["r_mag"] = torch.full((F,), 800.0)
-    with pytest.raises(BadFileError, match="once folded"):
+    with pytest.raises(BadFileError, match="after folding"):
         dl.load(write(tmp_path, "GatedAutoEncoder", state=state))
 
 
@@ -420,21 +391,6 @@ def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["BatchTopKSAE", "GatedAutoEncoder"])
-@pytest.mark.parametrize("file", ["ae.pt", "config.json"])
-def test_damaged_files_give_an_error_or_a_sound_sae(tmp_path: Path, kind: str, file: str) -> None:
-    path = write(tmp_path, kind) / file
-    sound = path.read_bytes()
-    start = max(0, sound.find(b"\x80\x02"))
-    hot = range(start, min(len(sound), start + 900))
-    outcomes = {"refused": 0, "accepted": 0}
-    for raw in mutations(sound, fuzz_count(150), seed=len(kind), hot=hot):
-        path.write_bytes(raw)
-        try:
-            header, sae = dl.peek(tmp_path), dl.load(tmp_path)
-        except BadFileError as e:
-            assert str(tmp_path) in str(e) and str(e).isprintable()
-            outcomes["refused"] += 1
-        else:
-            assert sae.info == header.info and sae.encode(torch.ones(2, sae.d_in)).isfinite().all()
-            outcomes["accepted"] += 1
-    assert outcomes["refused"] > 30
+def test_damaged_files_give_an_error_or_a_sound_sae(tmp_path: Path, kind: str) -> None:
+    folder = write(tmp_path, kind)
+    fuzz(dl, folder, folder / "ae.pt", folder / "config.json", seed=len(kind))

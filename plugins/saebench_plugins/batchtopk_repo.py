@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from saebench_meta.calibration import uncalibrated_note
 from saebench_meta.hookspecs import SAEHeader, SAELoader, hookimpl
+from saebench_plugins.checkpoints import find_pair, is_pair, load_torch, peek_torch
 from saebench_plugins.folding import left_product
 from saebench_plugins.native_header import show
-from saebench_plugins.torch_file import TorchFile, check_declared, load_tensor, open_torch_file
+from saebench_plugins.torch_file import TorchFile, check_declared, load_tensor
 from saebench_plugins.torch_pickle import TensorEntry
 from saebench_plugins.untrusted import Reader
 
@@ -71,54 +72,23 @@ def saebench_loaders() -> Mapping[str, SAELoader]:
 
 
 def load(ref: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> SAE:
-    """Open an SAE.
-
-    Args:
-        ref: a folder with `sae.pt` and `config.json`, or the former.
-        dtype: what the weights are cast to; float32 unless said otherwise.
+    """Open a folder with `sae.pt` and `config.json`, or the former; weights are float32 unless said otherwise.
 
     Raises:
         BadFileError: whatever is wrong with the files, naming file and field.
     """
-    import torch
-
-    from saebench_meta.sae import SAE
-
-    weights, config = find_files(ref)
-    with open_torch_file(weights, READER) as file:
-        plan = make_plan(file, config)
-        tensors = _canonical(file, plan, dtype or torch.float32)
-    placed: dict[str, Any] = {name: t.to(device=device, dtype=dtype or torch.float32) for name, t in tensors.items()}
-    READER.check_finite(weights, placed, " once folded")
-    return SAE(info=plan.info, **placed)
+    pair = find_pair(ref, WEIGHTS, CONFIG, READER)
+    return load_torch(pair, READER, make_plan, _canonical, device=device, dtype=dtype)
 
 
 def peek(ref: str | Path) -> SAEHeader:
     """The SAE's info from config and declared shapes, without torch. Raises `BadFileError` as `load` does."""
-    weights, config = find_files(ref)
-    with open_torch_file(weights, READER) as file:
-        return SAEHeader(make_plan(file, config).info, {"weights": weights, "config": config})
+    return peek_torch(find_pair(ref, WEIGHTS, CONFIG, READER), READER, make_plan)
 
 
 def claims(path: Path) -> bool:
     """Whether a path is a folder with `sae.pt` and a config, or that file."""
-    try:
-        folder = path if path.is_dir() else path.parent
-        if not path.is_dir() and path.name != WEIGHTS:
-            return False
-        return (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def find_files(ref: str | Path) -> tuple[Path, Path]:
-    """Weights and config of a reference."""
-    try:
-        path = Path(ref).expanduser()
-        weights = path / WEIGHTS if path.is_dir() else path
-    except (OSError, ValueError, RuntimeError) as e:
-        raise READER.bad(Path(ref), "file", f"it cannot be opened ({show(str(e))})") from e
-    return weights, weights.parent / CONFIG
+    return is_pair(path, WEIGHTS, CONFIG)
 
 
 # -- what is there

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saebench_meta.hookspecs import SAEHeader, SAELoader, hookimpl
+from saebench_plugins.checkpoints import find_pair, is_pair, load_torch, peek_torch
 from saebench_plugins.dictionary_learning_config import CONFIG, READER, SCHEME, WEIGHTS, Plan, make_plan
 from saebench_plugins.folding import fold_decoder_norms, left_product
-from saebench_plugins.native_header import show
-from saebench_plugins.torch_file import TorchFile, load_tensor, open_torch_file
+from saebench_plugins.torch_file import TorchFile, load_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -46,40 +46,27 @@ def saebench_loaders() -> Mapping[str, SAELoader]:
 
 
 def load(ref: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> SAE:
-    """Open an SAE.
+    """Open a folder with `ae.pt` and `config.json`, or a `.pt` file with the config beside it or one folder up.
 
     Args:
-        ref: a folder with `ae.pt` and `config.json`, or a `.pt` file with the config beside it or one folder up.
         dtype: what the weights are cast to; float32 unless said otherwise.
 
     Raises:
         BadFileError: whatever is wrong with the files, naming file and field.
     """
-    import torch
-
-    from saebench_meta.sae import SAE
-
-    weights, config = find_files(ref)
-    with open_torch_file(weights, READER) as file:
-        plan = make_plan(file, config)
-        tensors = _canonical(file, plan, dtype or torch.float32)
-    placed: dict[str, Any] = {name: t.to(device=device, dtype=dtype or torch.float32) for name, t in tensors.items()}
-    READER.check_finite(weights, placed, " once folded")
-    return SAE(info=plan.info, **placed)
+    return load_torch(_files(ref), READER, make_plan, _canonical, device=device, dtype=dtype)
 
 
 def peek(ref: str | Path) -> SAEHeader:
     """The SAE's info from config and declared shapes, without torch. Raises `BadFileError` as `load` does."""
-    weights, config = find_files(ref)
-    with open_torch_file(weights, READER) as file:
-        return SAEHeader(make_plan(file, config).info, {"weights": weights, "config": config})
+    return peek_torch(_files(ref), READER, make_plan)
 
 
 def claims(path: Path) -> bool:
     """Whether a path is a folder with `ae.pt` and a config, or such a file of weights."""
     try:
         if path.is_dir():
-            return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
+            return is_pair(path, WEIGHTS, CONFIG)
         if path.suffix != ".pt" or not path.name.startswith("ae") or not path.is_file():
             return False
         return any((folder / CONFIG).is_file() for folder in path.resolve().parents[:2])
@@ -87,16 +74,8 @@ def claims(path: Path) -> bool:
         return False
 
 
-def find_files(ref: str | Path) -> tuple[Path, Path]:
-    """Weights and config of a reference."""
-    try:
-        path = Path(ref).expanduser()
-        weights = path / WEIGHTS if path.is_dir() else path
-        above = weights.parent.parent / CONFIG
-        beside = weights.parent / CONFIG
-        return weights, above if above.is_file() and not beside.is_file() else beside
-    except (OSError, ValueError, RuntimeError) as e:
-        raise READER.bad(Path(ref), "file", f"it cannot be opened ({show(str(e))})") from e
+def _files(ref: str | Path) -> tuple[Path, Path]:
+    return find_pair(ref, WEIGHTS, CONFIG, READER, levels=2)
 
 
 # -- the weights

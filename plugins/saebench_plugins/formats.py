@@ -17,6 +17,7 @@ saebench_api = 1
 FORMATS = {
     "saelens": ("saelens", 1, True, "folder, release or hub repository of sae-lens"),
     "gemma-scope": ("gemma_scope", 1, False, "Gemma Scope params.npz, local or by release name"),
+    "gemma-scope-2": ("gemma_scope_2", 1, False, "Gemma Scope 2 params.safetensors, local or by release name"),
     "llama-scope": ("llama_scope", 1, False, "Llama Scope folder: hyperparams.json and safetensors"),
     "openai": ("openai_sae", 1, False, "OpenAI's GPT-2 small SAEs, .pt files"),
     "dictionary_learning": ("dictionary_learning", 1, False, "ae.pt and config.json, as the library saves"),
@@ -24,6 +25,12 @@ FORMATS = {
     "sparsify": ("sparsify", 1, False, "cfg.json and sae.safetensors of EleutherAI's sparsify"),
 }
 """Scheme -> module, version, whether it also writes, summary."""
+
+_GEMMA_SCOPE = {"novel_latents.threshold": 0.4, "stitching.threshold": 0.4}
+PARAMETERS: Mapping[str, Mapping[str, Any]] = {"gemma-scope": _GEMMA_SCOPE, "gemma-scope-2": _GEMMA_SCOPE}
+"""Scheme -> defaults of task parameters. Theta, Leask et al., section 4.2: "we set the cosine threshold to 0.7 for the
+GPT-2 SAEs, and 0.4 for the Gemmascope SAEs, based on our exploratory analysis"; those were of Gemma 2, and the second
+suite, which the paper does not have, follows the first."""
 
 
 @hookimpl
@@ -36,6 +43,7 @@ def saebench_loaders() -> Mapping[str, SAELoader]:
             save=_later(module, "save") if writes else None,
             version=version,
             summary=summary,
+            parameters=PARAMETERS.get(scheme, {}),
         )
         for scheme, (module, version, writes, summary) in FORMATS.items()
     }

@@ -9,9 +9,6 @@
 Nothing is subtracted before encoding and no norm is applied: the files are folded already. The release names model and
 site: `res` is `hook_resid_post`, `mlp` is `hook_mlp_out` (after Gemma's second norm), `att` is `attn.hook_z` with its
 heads joined, `embedding` is `hook_embed`. A file whose path names no release has an unknown site: pass --model, --hook.
-
-Arrays go from the archive straight into the final tensors, a few megabytes at a time, so that a file of N bytes costs
-N bytes; what it declares is held against the archive's directory before anything is reserved. No pickle is ever opened.
 """
 
 from __future__ import annotations
@@ -19,18 +16,26 @@ from __future__ import annotations
 import math
 import os
 import re
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from saebench_meta.errors import SaebenchError
 from saebench_meta.hookspecs import SAEHeader, SAELoader, hookimpl
-from saebench_plugins.native_header import show
-from saebench_plugins.untrusted import Reader
+from saebench_plugins.formats import PARAMETERS
+from saebench_plugins.gemma_archive import (
+    BROKEN,
+    FILE_NAME,
+    NAMES,
+    OPTIONAL,
+    Array,
+    bad,
+    open_archive,
+    read_array,
+    read_headers,
+)
+from saebench_plugins.gemma_hub import HubFile, commit_of, fetch
 
 if TYPE_CHECKING:
     import torch
@@ -40,12 +45,9 @@ if TYPE_CHECKING:
 
 saebench_api = 1
 
-FILE_NAME = "params.npz"
+SCHEME = "gemma-scope"
 TENSORS = {"w_enc": "W_enc", "b_enc": "b_enc", "w_dec": "W_dec", "b_dec": "b_dec", "threshold": "threshold"}
 """Name in the file -> canonical name."""
-OPTIONAL = "scaling_factor"
-"""Written by some fine-tuned releases; nothing else than ones is accepted."""
-DTYPES = {"<f2": ("float16", 2), "<f4": ("float32", 4), "<f8": ("float64", 8)}
 HOOKS = {"res": "blocks.{}.hook_resid_post", "mlp": "blocks.{}.hook_mlp_out", "att": "blocks.{}.attn.hook_z"}
 UNKNOWN_MODEL, UNKNOWN_HOOK = "unknown (pass --model)", "unknown (pass --hook)"
 """Not names of anything, so that a user who passes neither is told what to type instead of getting a guess."""
@@ -54,30 +56,13 @@ RELEASE = re.compile(
     r"(?:models--)?(?:google(?:--|-))?(?:gemma-scope-)?(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)(?:-canonical|-all)?"
 )
 INSIDE = re.compile(r"(?:layer_\d{1,3}|embedding)/width_[0-9a-z]{1,8}/average_l0_\d{1,5}")
-NPY_HEADER = re.compile(
-    r"\{'descr': '([^']{1,16})', 'fortran_order': (True|False), 'shape': \(((?:\d{1,12}(?:, ?)?)*)\), \} *\n"
-)
-
-MAX_DIRECTORY = 1 << 20
-"""Bytes read at once while the archive's directory is parsed; an honest one has under a thousand."""
-MAX_DEFLATE = 1032
-"""More than this, deflate cannot expand (zlib's own bound): a larger ratio is a lie, or a bomb."""
-CHUNK = 1 << 20
-
-READER = Reader("gemma-scope", "Download the file again.")
-bad = READER.bad
-BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, OverflowError)
-"""What the standard library raises on broken archives."""
 
 
 @hookimpl
 def saebench_loaders() -> Mapping[str, SAELoader]:
     """Gemma Scope files, local or from the hub."""
-    return {
-        "gemma-scope": SAELoader(
-            load, peek=peek, claims=claims, version=1, summary="Gemma Scope params.npz, local or by release name"
-        )
-    }
+    summary = "Gemma Scope params.npz, local or by release name"
+    return {SCHEME: SAELoader(load, peek, claims, summary=summary, parameters=PARAMETERS[SCHEME])}
 
 
 def load(ref: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> SAE:
@@ -96,11 +81,11 @@ def load(ref: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dt
     from saebench_meta.sae import SAE
 
     path, commit = _locate(str(ref))
-    with _open(path) as archive:
-        arrays = _arrays(archive, path)
+    with open_archive(path) as archive:
+        arrays = read_headers(archive, path)
         info = _info(path, commit, arrays)
         target = dtype or torch.float32
-        tensors = {name: _read(archive, path, name, array, target, device) for name, array in arrays.items()}
+        tensors = {name: read_array(archive, path, name, array, target, device) for name, array in arrays.items()}
     if (scale := tensors.pop(OPTIONAL, None)) is not None and not bool((scale == 1).all()):
         raise bad(path, OPTIONAL, "it is not one: how it enters the codes is not documented", "Use another SAE.")
     weights: dict[str, Any] = {TENSORS[name]: tensor for name, tensor in tensors.items()}
@@ -112,8 +97,8 @@ def load(ref: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dt
 def peek(ref: str | Path) -> SAEHeader:
     """Info from the archive's directory and the arrays' headers, without torch or numpy; downloads a hub reference."""
     path, commit = _locate(str(ref))
-    with _open(path) as archive:
-        return SAEHeader(_info(path, commit, _arrays(archive, path)), {"weights": path})
+    with open_archive(path) as archive:
+        return SAEHeader(_info(path, commit, read_headers(archive, path)), {"weights": path})
 
 
 def claims(path: Path) -> bool:
@@ -125,8 +110,8 @@ def claims(path: Path) -> bool:
             return False
         if path.name == FILE_NAME:
             return True
-        with _open(path) as archive:
-            return {f"{name}.npy" for name in TENSORS} <= set(archive.namelist())
+        with open_archive(path) as archive:
+            return {f"{name}.npy" for name in NAMES} <= set(archive.namelist())
     except (SaebenchError, *BROKEN):
         return False
 
@@ -170,36 +155,10 @@ def _from_hub(release: str, inside: str) -> tuple[Path, str | None]:
             f"gemma-scope loader: '{inside[:80]!a}' is no folder of {repository}{hint}. "
             "Write it as layer_20/width_16k/average_l0_71 (or embedding/width_4k/average_l0_111)."
         )
-    path = _download(repository, f"{inside}/{FILE_NAME}", revision or None)
-    parts = path.parts
-    return path, parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
-
-
-def _download(repository: str, name: str, revision: str | None) -> Path:
-    """The file from the hub or its cache. Raises `SaebenchError` that says which of the ways it failed."""
-    from huggingface_hub import errors as hub
-    from huggingface_hub import hf_hub_download
-
-    where = f"gemma-scope loader: {repository}/{name} (revision {revision or 'main'})"
-    try:
-        return Path(hf_hub_download(repository, name, revision=revision))
-    except hub.LocalEntryNotFoundError as e:
-        raise SaebenchError(
-            f"{where} is not in the local hub cache and the hub cannot be reached: go online once, "
-            "or give the path of a downloaded params.npz"
-        ) from e
-    except hub.GatedRepoError as e:
-        raise SaebenchError(f"{where} is gated: accept its terms on its page and log in with `hf auth login`") from e
-    except hub.RevisionNotFoundError as e:
-        raise SaebenchError(f"{where}: there is no such revision; leave @REVISION out, or give a commit of it") from e
-    except hub.EntryNotFoundError as e:
-        raise SaebenchError(
-            f"{where}: there is no such file. Every layer and width has its own average_l0_N: look them up on its page"
-        ) from e
-    except hub.RepositoryNotFoundError as e:
-        raise SaebenchError(f"{where}: there is no such repository, or it is private") from e
-    except (OSError, ValueError) as e:  # other answers of the hub, a full disk, a name the client refuses
-        raise SaebenchError(f"{where} could not be downloaded ({str(e)[:200]!a}); try again, or give a path") from e
+    hint = "Every layer and width has its own average_l0_N: look them up on its page"
+    file = HubFile(SCHEME, repository, f"{inside}/{FILE_NAME}", revision or None, hint)
+    path = fetch(file)
+    return path, commit_of(file, path)
 
 
 def _transcoder(what: object) -> SaebenchError:
@@ -260,142 +219,3 @@ def _info(path: Path, commit: str | None, arrays: Mapping[str, Array]) -> SAEInf
         folded=folded,
         notes=tuple(notes),
     )
-
-
-# -- the archive
-
-
-@dataclass(frozen=True)
-class Array:
-    """One array of the archive: torch's dtype name, bytes per value, shape, memory order, bytes before the values."""
-
-    dtype: str
-    width: int
-    shape: tuple[int, ...]
-    fortran: bool
-    offset: int
-
-
-class _Guarded:
-    """A file that refuses to be read in large pieces: zipfile takes a directory of any size into memory at once."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.limit = file, MAX_DIRECTORY
-
-    def read(self, n: int = -1) -> bytes:
-        if n > self.limit:
-            raise zipfile.BadZipFile(f"{n:,} bytes of directory are declared")
-        return self.file.read(self.limit if n < 0 else n)  # zipfile asks for "the rest" only near the end
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive, if it is one, in a regular file; whatever zipfile raises on a broken one becomes `BadFileError`."""
-    with READER.open(path) as file:
-        guarded = _Guarded(file)
-        try:
-            archive = zipfile.ZipFile(guarded)  # it has what zipfile uses
-        except BROKEN as e:
-            advice = f"Give a Gemma Scope {FILE_NAME}, or a folder that holds it."
-            raise bad(path, "file", f"it is not a sound zip archive ({str(e)[:100]!a})", advice) from e
-        guarded.limit = CHUNK
-        with archive:
-            yield archive
-
-
-def _arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, Array]:
-    """Headers of all arrays: the right names, sizes that the archive's bytes allow, shapes that fit each other."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    for member in archive.infolist():
-        name, suffix = member.filename[:-4], member.filename[-4:]
-        if suffix != ".npy" or name not in {*TENSORS, OPTIONAL} or name in members:
-            what = "it stands twice" if name in members else f"unknown array; expected {', '.join(TENSORS)}"
-            raise bad(path, show(member.filename), what)
-        members[name] = member
-    if missing := [name for name in TENSORS if name not in members]:
-        raise bad(path, missing[0], "this array is missing", "Is it a Gemma Scope file? Download it again.")
-    _check_sizes(path, members)
-    arrays = {name: _array(archive, path, name, member) for name, member in members.items()}
-    _check_shapes(path, arrays)
-    return arrays
-
-
-def _check_sizes(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> None:
-    for name, m in members.items():
-        if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or m.flag_bits & 1:
-            raise bad(path, name, "it is encrypted, or compressed in a way numpy does not write")
-        most = m.compress_size * (MAX_DEFLATE if m.compress_type else 1)
-        if m.file_size > most or (not m.compress_type and m.file_size != m.compress_size):
-            raise bad(path, name, f"it declares {m.file_size:,} bytes and {m.compress_size:,} are stored")
-    stored, size = sum(m.compress_size for m in members.values()), path.stat().st_size
-    if stored > size:
-        raise bad(path, "file", f"its arrays declare {stored:,} bytes and it has {size:,}: cut off, or they overlap")
-
-
-def _array(archive: zipfile.ZipFile, path: Path, name: str, member: zipfile.ZipInfo) -> Array:
-    with _failing_as(path, name), archive.open(member) as stream:
-        first = stream.read(10)
-        long = first[6:7] > b"\x01"
-        length = int.from_bytes(first[8:10] + (stream.read(2) if long else b""), "little")
-        text = stream.read(min(length, 4096)).decode("latin-1")
-    match = NPY_HEADER.fullmatch(text)
-    if first[:6] != b"\x93NUMPY" or match is None or len(text) != length:
-        raise bad(path, name, "it is not an array as numpy writes it")
-    dtype, fortran, sizes = match.groups()
-    if dtype not in DTYPES:
-        raise bad(path, f"{name}.dtype", f"it is {show(dtype)}, expected one of {', '.join(DTYPES)}")
-    shape = tuple(int(n) for n in re.findall(r"\d+", sizes))
-    array = Array(*DTYPES[dtype], shape, fortran == "True", len(first) + 2 * long + length)
-    if array.offset + math.prod(shape) * array.width != member.file_size:
-        raise bad(path, f"{name}.shape", f"{list(shape)} of {dtype} is not what its {member.file_size:,} bytes hold")
-    return array
-
-
-def _check_shapes(path: Path, arrays: Mapping[str, Array]) -> None:
-    shape = arrays["w_enc"].shape
-    if len(shape) != 2 or not all(shape):
-        raise bad(path, "w_enc.shape", f"it is {list(shape)}, expected [d_in, d_sae]")
-    d_in, d_sae = shape
-    expected = {"b_enc": (d_sae,), "w_dec": (d_sae, d_in), "b_dec": (d_in,), "threshold": (d_sae,)}
-    for name, want in expected.items():
-        if (found := arrays[name].shape) != want:
-            raise bad(path, f"{name}.shape", f"it is {list(found)}, expected {list(want)} from w_enc")
-    if OPTIONAL in arrays and arrays[OPTIONAL].shape not in ((), (1,), (d_sae,)):
-        raise bad(path, f"{OPTIONAL}.shape", f"it is {list(arrays[OPTIONAL].shape)}, expected [{d_sae}]")
-
-
-def _read(
-    archive: zipfile.ZipFile, path: Path, name: str, array: Array, dtype: torch.dtype, device: str | torch.device
-) -> Tensor:
-    """One array, chunk by chunk into a tensor that is reserved once."""
-    import torch
-
-    shape = array.shape[::-1] if array.fortran else array.shape
-    tensor = torch.empty(shape, dtype=dtype, device=device)
-    flat, done, wrong = tensor.view(-1), 0, 0
-    with _failing_as(path, name), archive.open(f"{name}.npy") as stream:
-        stream.read(array.offset)
-        while done < flat.numel():
-            raw = bytearray(stream.read(min(CHUNK, (flat.numel() - done) * array.width)))
-            if not raw or len(raw) % array.width:
-                raise bad(path, name, "its values end early")
-            chunk = torch.frombuffer(raw, dtype=getattr(torch, array.dtype)).to(dtype)
-            wrong += int((~chunk.isfinite()).sum())
-            flat[done : done + chunk.numel()] = chunk
-            done += chunk.numel()
-        stream.read(1)  # past the last value the archive's checksum is compared
-    if wrong:
-        shown = str(dtype).removeprefix("torch.")
-        raise bad(path, name, f"{wrong:,} of {flat.numel():,} values are NaN or infinite as {shown}")
-    return tensor.permute(*reversed(range(tensor.ndim))) if array.fortran else tensor
-
-
-@contextmanager
-def _failing_as(path: Path, name: str) -> Iterator[None]:
-    try:
-        yield
-    except BROKEN as e:
-        raise bad(path, name, f"it cannot be read ({str(e)[:100]!a}): cut off or changed") from e

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from saebench_meta.errors import SaebenchError
 from saebench_meta.hookspecs import SAEHeader, SAELoader, hookimpl
+from saebench_plugins.checkpoints import place
 from saebench_plugins.native_header import Slot, show
 from saebench_plugins.untrusted import Reader
 
@@ -96,10 +97,9 @@ def load(ref: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dt
     with READER.open(weights) as file:
         tensors = {name: READER.tensor(file, weights, name, slot, exact) for name, slot in slots.items()}
     READER.check_finite(weights, tensors)
-    sae = _fold(tensors, config, _info(folder, config, slots)).to(device, dtype or torch.float32)
-    folded: dict[str, Any] = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-    READER.check_finite(weights, folded, " after folding")
-    return sae
+    folded = _fold(tensors, config)
+    tensors.clear()  # the last other name of the matrices, which would be held while they are cast
+    return place(_info(folder, config, slots), folded, READER, weights, device=device, dtype=dtype)
 
 
 def peek(ref: str | Path) -> SAEHeader:
@@ -244,11 +244,9 @@ def _folded(config: Config) -> tuple[str, ...]:
     return tuple(folded)
 
 
-def _fold(tensors: Mapping[str, Tensor], config: Config, info: SAEInfo) -> SAE:
+def _fold(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     """The formulas at the top of this module, in place wherever a tensor is large."""
     import torch
-
-    from saebench_meta.sae import SAE
 
     E, b_E, D = tensors["encoder.weight"], tensors["encoder.bias"], tensors["decoder.weight"]
     b_D = tensors["decoder.bias"] if config.decoder_bias else D.new_zeros(config.d_in)
@@ -261,4 +259,4 @@ def _fold(tensors: Mapping[str, Tensor], config: Config, info: SAEInfo) -> SAE:
         D.div_(n.masked_fill(n == 0, 1))  # a latent that writes nothing has h n = 0: never active, and stays so
         E.mul_(n[:, None])
         b_E = b_E * n
-    return SAE(E.T, b_E, D.T, b_D, info, torch.full_like(b_E, config.theta))
+    return {"W_enc": E.T, "b_enc": b_E, "W_dec": D.T, "b_dec": b_D, "threshold": torch.full_like(b_E, config.theta)}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from saebench_meta.errors import SaebenchError
 from saebench_meta.hookspecs import SAEHeader, SAELoader, hookimpl
@@ -23,13 +23,14 @@ from saebench_plugins.native_header import (
     FILE_NAME,
     FORMAT,
     MAX_HEADER,
+    REWRITE,
     VERSION,
-    Slot,
     bad,
     open_file,
     read_header,
     tensor_shapes,
 )
+from saebench_plugins.untrusted import Reader, not_finite
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from saebench_meta.sae import SAE
 
 saebench_api = 1
+
+READER = Reader("native", REWRITE)
 
 
 @hookimpl
@@ -72,7 +75,7 @@ def load(ref: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dt
     with file:
         header = read_header(file, path)
         target = dtype or torch.float32
-        tensors = {name: _read_tensor(file, path, name, slot, target) for name, slot in header.slots.items()}
+        tensors = {name: READER.tensor(file, path, name, slot, target) for name, slot in header.slots.items()}
     if problem := _value_problem(tensors):
         raise bad(path, *problem)
     placed: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -123,23 +126,13 @@ def save(sae: SAE, path: str | Path) -> Path:
     return target
 
 
-def _read_tensor(file: BinaryIO, path: Path, name: str, slot: Slot, dtype: torch.dtype) -> Tensor:
-    import torch
-
-    raw = bytearray(slot.nbytes)
-    file.seek(slot.begin)
-    if file.readinto(raw) != slot.nbytes:  # type: ignore[attr-defined]  # a regular file opened for bytes has it
-        raise bad(path, name, "the file became shorter while it was read")
-    return torch.frombuffer(raw, dtype=getattr(torch, slot.dtype)).reshape(slot.shape).to(dtype)
-
-
 def _value_problem(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """The field and what is wrong with its values, or None: NaN, infinity, or a latent that writes nothing."""
     for name, tensor in tensors.items():
-        if bad := int((~tensor.isfinite()).sum()):
+        if wrong := not_finite(tensor):
             dtype = str(tensor.dtype).removeprefix("torch.")
-            return name, f"{bad:,} of {tensor.numel():,} values are NaN or infinite as {dtype}"
-    zero = (tensors["W_dec"] == 0).all(1).nonzero().squeeze(1).tolist()
+            return name, f"{wrong:,} of {tensor.numel():,} values are NaN or infinite as {dtype}"
+    zero = (~tensors["W_dec"].any(1)).nonzero().squeeze(1).tolist()
     if zero:
         return "W_dec", f"{len(zero):,} decoder rows are all zero (the first is latent {zero[0]})"
     return None

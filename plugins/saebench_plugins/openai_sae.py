@@ -16,10 +16,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saebench_meta.errors import SaebenchError
 from saebench_meta.hookspecs import SAEHeader, SAELoader, hookimpl
+from saebench_plugins.checkpoints import place
 from saebench_plugins.native_header import show
 from saebench_plugins.torch_file import TorchFile, check_declared, load_tensor, open_torch_file
 from saebench_plugins.torch_pickle import TensorEntry
@@ -42,6 +43,9 @@ HOOKS = {
 """Location in the release -> TransformerLens hook, as upstream's README pairs them."""
 LOCATION = re.compile(rf"({'|'.join(HOOKS)})(?:_v\d+(?:_\d+k)?)?")
 LAYER = re.compile(r"\d{1,2}")
+TENSORS = {"W_enc": "encoder.weight", "b_enc": "latent_bias", "W_dec": "decoder.weight", "b_dec": "pre_bias"}
+"""Canonical name -> upstream's, whose matrices lie the other way round."""
+
 UNKNOWN_MODEL, UNKNOWN_HOOK = "unknown (pass --model)", "unknown (pass --hook)"
 """Not names of anything, so that a user who passes neither is told what to type instead of getting a guess."""
 
@@ -85,21 +89,16 @@ def load(ref: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dt
     """
     import torch
 
-    from saebench_meta.sae import SAE
-
     path = _path(ref)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     with open_torch_file(path, READER) as file:
         state = _state(file)
-        W_enc = load_tensor(file, "encoder.weight", state.tensors["encoder.weight"], exact, transpose=True)
-        W_dec = load_tensor(file, "decoder.weight", state.tensors["decoder.weight"], exact, transpose=True)
-        latent_bias = load_tensor(file, "latent_bias", state.tensors["latent_bias"], exact)
-        pre_bias = load_tensor(file, "pre_bias", state.tensors["pre_bias"], exact)
-    sae = SAE(W_enc, latent_bias - pre_bias @ W_enc, W_dec, pre_bias, _info(path, state))
-    sae = sae.to(device, dtype or torch.float32)
-    weights: dict[str, Any] = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-    READER.check_finite(path, weights, " after folding pre_bias in")
-    return sae
+        tensors = {
+            name: load_tensor(file, stored, state.tensors[stored], exact, transpose=name.startswith("W"))
+            for name, stored in TENSORS.items()
+        }
+    tensors["b_enc"] -= tensors["b_dec"] @ tensors["W_enc"]
+    return place(_info(path, state), tensors, READER, path, device=device, dtype=dtype)
 
 
 def peek(ref: str | Path) -> SAEHeader:

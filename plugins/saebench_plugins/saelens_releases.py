@@ -18,7 +18,12 @@ from saebench_meta.errors import SaebenchError, UnknownNameError, did_you_mean
 
 INSTALL = "pip install 'saebench-meta[saelens]'"
 CENTRED = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
-OTHER_FORMATS = {"gemma_2": "gemma-scope", "dictionary_learning_1": "dictionary-learning", "llama_scope": "llama-scope"}
+OTHER_FORMATS = {
+    "gemma_2": "gemma-scope",
+    "gemma_3": "gemma-scope-2",
+    "dictionary_learning_1": "dictionary_learning",
+    "llama_scope": "llama-scope",
+}
 
 
 @dataclass(frozen=True)

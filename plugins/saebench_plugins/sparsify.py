@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saebench_meta.hookspecs import SAEHeader, SAELoader, hookimpl
-from saebench_plugins.folding import left_product
 from saebench_meta.hook_names import hook_of, norm_after
+from saebench_meta.hookspecs import SAEHeader, SAELoader, hookimpl
+from saebench_plugins.checkpoints import find_pair, is_pair, place
+from saebench_plugins.folding import left_product
 from saebench_plugins.native_header import Slot, show
 from saebench_plugins.untrusted import Reader
 
@@ -54,63 +55,43 @@ def saebench_loaders() -> Mapping[str, SAELoader]:
 
 
 def load(ref: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> SAE:
-    """Open an SAE.
-
-    Args:
-        ref: a folder with `cfg.json` and `sae.safetensors`, or the latter.
-        dtype: what the weights are cast to; float32 unless said otherwise.
+    """Open a folder with `cfg.json` and `sae.safetensors`, or the latter; weights are float32 unless said otherwise.
 
     Raises:
         BadFileError: whatever is wrong with the files, naming file and field.
     """
     import torch
 
-    from saebench_meta.sae import SAE
-
-    weights, config = find_files(ref)
-    plan, target = make_plan(weights, config), dtype or torch.float32
+    weights, config = find_pair(ref, WEIGHTS, CONFIG, READER)
+    plan = make_plan(weights, config)
     with READER.open(weights) as file:
         read = {
-            name: READER.tensor(file, weights, name, slot, target if len(slot.shape) == 2 else torch.float64)
+            name: READER.tensor(
+                file, weights, name, slot, (dtype or torch.float32) if len(slot.shape) == 2 else torch.float64
+            )
             for name, slot in plan.slots.items()
         }
     READER.check_finite(weights, read)
-    W_enc = read["encoder.weight"].T
-    b_enc = read["encoder.bias"] - left_product(read["b_dec"], W_enc)
-    tensors = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": read["W_dec"], "b_dec": read["b_dec"]}
-    placed: dict[str, Any] = {name: tensor.to(device=device, dtype=target) for name, tensor in tensors.items()}
-    READER.check_finite(weights, {name: placed[name] for name in ("b_enc", "b_dec")}, " once folded")
-    return SAE(info=plan.info, **placed)
+    W_enc, b_dec = read.pop("encoder.weight").T, read["b_dec"]
+    tensors = read | {"W_enc": W_enc, "b_enc": read.pop("encoder.bias") - left_product(b_dec, W_enc)}
+    return place(plan.info, tensors, READER, weights, device=device, dtype=dtype)
 
 
 def peek(ref: str | Path) -> SAEHeader:
     """The SAE's info from config and header, without torch. Raises `BadFileError` as `load` does, values apart."""
-    weights, config = find_files(ref)
+    weights, config = find_pair(ref, WEIGHTS, CONFIG, READER)
     return SAEHeader(make_plan(weights, config).info, {"weights": weights, "config": config})
 
 
 def claims(path: Path) -> bool:
-    """Whether a path is such a folder, or its weights: the config names k and d_in, the weights are not native."""
+    """Whether a path is a folder with both files, or its weights, and these are not native."""
+    if not is_pair(path, WEIGHTS, CONFIG):
+        return False
     try:
-        folder = path if path.is_dir() else path.parent
-        if not path.is_dir() and path.name != WEIGHTS:
-            return False
-        if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
-            return False
-        with (folder / WEIGHTS).open("rb") as file:
+        with (path / WEIGHTS if path.is_dir() else path).open("rb") as file:
             return b"saebench-native" not in file.read(4096)
     except (OSError, ValueError):
         return False
-
-
-def find_files(ref: str | Path) -> tuple[Path, Path]:
-    """Weights and config of a reference."""
-    try:
-        path = Path(ref).expanduser()
-        weights = path / WEIGHTS if path.is_dir() else path
-    except (OSError, ValueError, RuntimeError) as e:
-        raise READER.bad(Path(ref), "file", f"it cannot be opened ({show(str(e))})") from e
-    return weights, weights.parent / CONFIG
 
 
 # -- what is there

@@ -209,14 +209,19 @@ class Reader:
 
     def check_finite(self, path: Path, tensors: Mapping[str, Tensor], what: str = "") -> None:
         """No NaN, no infinity. Raises `BadFileError`."""
-        import torch
-
         for name, tensor in tensors.items():
-            parts = torch.split(tensor, max(1, BLOCK // (8 * _row(tensor))))  # isfinite makes several copies
-            if wrong := sum(rows.numel() - int(rows.isfinite().sum()) for rows in parts):
+            if wrong := not_finite(tensor):
                 dtype = str(tensor.dtype).removeprefix("torch.")
                 found = f"{wrong:,} of {tensor.numel():,} values are NaN or infinite as {dtype}{what}"
                 raise self.bad(path, name, found)
+
+
+def not_finite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite, counted block by block: `isfinite` makes several copies."""
+    import torch
+
+    parts = torch.split(tensor, max(1, BLOCK // (8 * _row(tensor))))
+    return sum(rows.numel() - int(rows.isfinite().sum()) for rows in parts)
 
 
 def _row(tensor: Tensor) -> int:

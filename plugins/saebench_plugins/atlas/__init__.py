@@ -92,6 +92,7 @@ def saebench_datasets() -> Mapping[str, DatasetLoader]:
             peek=peek_corpus,
             names=(SCHEME,),
             summary="the built-in corpus, generated from a seed",
+            train_split="train",
         )
     }
 
