@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from jaxtyping import Float
     from numpy.typing import ArrayLike
+    from torch import Tensor
 
     from saebench_meta.activations import Activations, Chunk
     from saebench_meta.codes import Codes
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE
     from saebench_meta.stats import Estimate
+    from saebench_meta.training.recipe import Recipe
 
 T = TypeVar("T")
 
@@ -83,6 +86,15 @@ class Context(Protocol):
 
     def judge(self) -> Judge:
         """The judge named for this run."""
+        ...
+
+    def train(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"] | None = None) -> SAE:
+        """An SAE trained by a recipe that the task declared (`trains`): once, cached, locked, resumable.
+
+        Args:
+            rows: what it is trained on, such as decoder rows; without them, activations at the unit's site on documents
+                that the run does not evaluate.
+        """
         ...
 
     def memo(self, key: tuple[object, ...], make: Callable[[], T]) -> T:

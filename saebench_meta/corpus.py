@@ -180,6 +180,23 @@ def draw(documents: Iterable[str], model: LanguageModel, sampling: Sampling) -> 
     Raises:
         SaebenchError: no document, no text, a context longer than the model's, no BOS token where one is wanted.
     """
+    rows = rows_for(model, sampling)
+    for index, ids in tokenised(shuffled(documents, sampling.seed), model, sampling.text_field):
+        rows.add(index, ids)
+        if rows.full:
+            break
+    return rows.sample()
+
+
+def rows_for(model: LanguageModel, sampling: Sampling, special: frozenset[int] | None = None) -> Rows:
+    """Empty rows for a model's tokens.
+
+    Args:
+        special: ids that are never evaluated; the model's special tokens unless given.
+
+    Raises:
+        SaebenchError: a context longer than the model's, or no BOS token where one is wanted.
+    """
     if sampling.context > model.n_ctx:
         raise SaebenchError(
             f"context {sampling.context} is longer than model '{model.ref}' takes: give --context {model.n_ctx} or less"
@@ -187,15 +204,22 @@ def draw(documents: Iterable[str], model: LanguageModel, sampling: Sampling) -> 
     bos = model.bos_id if sampling.prepend_bos else None
     if sampling.prepend_bos and bos is None:
         raise SaebenchError(f"the SAE expects BOS before every context, but the tokenizer of '{model.ref}' has none")
-    rows = _Rows(sampling, bos, model.special_ids)
-    drawn = shuffled(documents, sampling.seed)
-    while not rows.full and (block := list(islice(drawn, TOKENIZE_AT_ONCE))):
+    return Rows(sampling, bos, model.special_ids if special is None else special)
+
+
+def tokenised(
+    documents: Iterator[tuple[int, str]], model: LanguageModel, text_field: str = "text"
+) -> Iterator[tuple[int, list[int]]]:
+    """Documents with their token ids; no more than `TOKENIZE_AT_ONCE` are read ahead.
+
+    Raises:
+        SaebenchError: a document is not text.
+    """
+    while block := list(islice(documents, TOKENIZE_AT_ONCE)):
         for _, text in block:
-            _check_text(text, sampling)
+            _check_text(text, text_field)
         for (index, _), ids in zip(block, model.tokenize([text for _, text in block]), strict=True):
-            if not rows.full:
-                rows.add(index, ids)
-    return rows.sample()
+            yield index, ids
 
 
 def shuffled(documents: Iterable[str], seed: int) -> Iterator[tuple[int, str]]:
@@ -221,25 +245,35 @@ def shuffled(documents: Iterable[str], seed: int) -> Iterator[tuple[int, str]]:
         yield buffer[int(slot)]
 
 
-def _check_text(text: object, sampling: Sampling) -> None:
+def _check_text(text: object, field: str) -> None:
     if not isinstance(text, str):
         raise SaebenchError(
-            f"a document is {type(text).__name__}, not text (field '{sampling.text_field}'): "
+            f"a document is {type(text).__name__}, not text (field '{field}'): "
             "name the field that holds the text with --text-field"
         )
 
 
-class _Rows:
-    """Rows while they are filled, one document after the other."""
+class Rows:
+    """Rows while they are filled, one document after the other.
+
+    Attributes:
+        rows: token ids of the rows that are full (under `documents`: closed).
+        origins: of each of them, which document added (from 0, the skipped ones counted) it begins with, and at which
+            of its tokens; under `concat` the same rows follow from there on.
+        evaluated: tokens in `rows` that are not special.
+        seen: documents added, the skipped ones counted.
+    """
 
     def __init__(self, sampling: Sampling, bos: int | None, special: frozenset[int]) -> None:
         self.sampling, self.special = sampling, special
         self.start = [] if bos is None else [bos]
         self.rows: list[list[int]] = []
         self.owners: list[list[int]] = []
+        self.origins: list[tuple[int, int]] = []
         self.ids: list[str] = []
         self.evaluated = self.skipped = self.seen = 0
         self._open: tuple[list[int], list[int]] = ([], [])
+        self._origin = (0, 0)
 
     @property
     def full(self) -> bool:
@@ -248,34 +282,41 @@ class _Rows:
             s.documents is not None and len(self.ids) >= s.documents
         )
 
-    def add(self, index: int, ids: list[int]) -> None:
+    def add(self, index: int, ids: list[int], start: int = 0) -> None:
+        """Put on a document, from its token `start` on; one without a token to evaluate is skipped."""
         self.seen += 1
         if all(i in self.special for i in ids):
             self.skipped += 1
             return
         number = len(self.ids)
         self.ids.append(str(index))
-        put: Callable[[list[int], int], None] = (
+        put: Callable[[list[int], int, int], None] = (
             self._put_alone if self.sampling.packing == "documents" else self._put_on
         )
-        put(ids, number)
+        put(ids, number, start)
 
-    def _put_alone(self, ids: list[int], number: int) -> None:
+    def end(self) -> None:
+        """Leave out the row that is not full yet; the next document begins a new one."""
+        self._open = ([], [])
+
+    def _put_alone(self, ids: list[int], number: int, start: int) -> None:
         step = self.sampling.context - len(self.start)
-        for at in range(0, len(ids), step):
+        for at in range(start, len(ids), step):
+            self._origin = (self.seen - 1, at)
             row = self.start + ids[at : at + step]
             self._close(row, [number] * len(row))
 
-    def _put_on(self, ids: list[int], number: int) -> None:
+    def _put_on(self, ids: list[int], number: int, start: int) -> None:
         row, owner = self._open
         if row and len(row) < self.sampling.context:
             row.extend(self.start)
             owner.extend([number] * len(self.start))
-        for token in ids:
+        for at, token in enumerate(ids[start:], start):
             if len(row) == self.sampling.context:
                 self._close(row, owner)
                 row, owner = [], []
             if not row:
+                self._origin = (self.seen - 1, at)
                 row.extend(self.start)
                 owner.extend([number] * len(self.start))
             row.append(token)
@@ -288,13 +329,14 @@ class _Rows:
     def _close(self, row: list[int], owner: list[int]) -> None:
         self.rows.append(row)
         self.owners.append(owner)
+        self.origins.append(self._origin)
         self.evaluated += sum(token not in self.special for token in row)
 
     def sample(self) -> Sample:
         import torch
 
         if not self.rows:
-            raise SaebenchError(self._why_empty())
+            raise SaebenchError(self.why_empty())
         width = self.sampling.context
         lengths = torch.tensor([len(row) for row in self.rows])
         tokens = torch.tensor([row + [0] * (width - len(row)) for row in self.rows])
@@ -306,7 +348,8 @@ class _Rows:
         ids = tuple(self.ids[:n_docs])
         return Sample(tokens, lengths, document, evaluated, ids, self.sampling, self.skipped)
 
-    def _why_empty(self) -> str:
+    def why_empty(self) -> str:
+        """Why there is no row, for an error."""
         if not self.seen:
             return "the corpus has no documents: look at its path, --split and --text-field"
         if self.skipped == self.seen:

@@ -43,6 +43,20 @@ class Progress(Event):
 
 
 @dataclass(frozen=True)
+class TrainingStep(Event):
+    """An SAE in training has come to a step; means over the interval before it. `fvu` is null where nothing varies."""
+
+    label: str
+    step: int
+    steps: int
+    loss: float
+    fvu: float | None
+    l0: float
+    dead_share: float
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something the user should know; `level` is info or warning."""
 

@@ -244,11 +244,13 @@ def load_bridge(
         device_map: how accelerate spreads the model over all GPUs (`auto`, `balanced`, …).
 
     Raises:
-        SaebenchError: TransformerLens cannot open it; says why.
+        SaebenchError: TransformerLens cannot open it, or it wants code of its own; says why.
     """
     import torch
 
-    with _quiet_loading():
+    from saebench_meta import foreign_code
+
+    with foreign_code.refused(ref), _quiet_loading():
         from safetensors import SafetensorError
         from transformer_lens.model_bridge import TransformerBridge
 

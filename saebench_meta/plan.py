@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from saebench_meta.errors import SaebenchError, UnmetNeedError, did_you_mean
+from saebench_meta.inputs import Inputs, InputsFinder
 from saebench_meta.parameters import format_notices, format_parameters, task_parameters
 from saebench_meta.plugins import Registry
 from saebench_meta.record import SCHEMA_VERSION, canonical_hash
-from saebench_meta.resolve import ResolvedData, ResolvedModel, ResolvedSAE, resolve_data, resolve_model
-from saebench_meta.sae import UNKNOWN
-from saebench_meta.settings import DEFAULT_CONTEXT, PROFILE_TOKENS, Settings
+from saebench_meta.settings import Settings
 from saebench_meta.store import Place
 from saebench_meta.subjects import SubjectPlan, Subjects
 from saebench_meta.task import Task
+from saebench_meta.training.recipe import Recipe, make_recipe
+from saebench_meta.variants import training_seconds
 
 MODEL_NEEDS = {"activations", "lm", "labelled"}
-
-
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """The site's model and the sampled corpus; what a task that reads activations depends on."""
-
-    model: ResolvedModel
-    data: ResolvedData
-    hook: str
-    sampling: dict[str, Any]
-
-    def key(self) -> dict[str, Any]:
-        return {"model": self.model.key(), "hook": self.hook, "data": self.data.key(), "sampling": self.sampling}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +32,8 @@ class Unit:
     judge: str | None
     place: Place
     unmet: str | None = None
+    trains: tuple[Recipe, ...] = ()
+    """What the task itself will train."""
 
     @property
     def label(self) -> str:
@@ -73,8 +62,8 @@ def make_plan(registry: Registry, settings: Settings) -> Plan:
             f"-P names task {sorted(stray)[0]!r}, which this run does not include"
             f"{did_you_mean(sorted(stray)[0], [t.name for t in tasks])}"
         )
-    subjects = Subjects(registry, settings)
     inputs = InputsFinder(registry, settings)
+    subjects = Subjects(registry, settings, inputs)
     units: list[Unit] = []
     for subject_of in subjects.all():
         for task in tasks:
@@ -111,62 +100,6 @@ def select_tasks(registry: Registry, patterns: tuple[str, ...]) -> tuple[list[Ta
     return [registry.tasks[name] for name in sorted(registry.tasks) if name in chosen], outright
 
 
-class InputsFinder:
-    """Model and corpus of a subject, resolved once per site; a failure is kept as the reason why a need is unmet."""
-
-    def __init__(self, registry: Registry, settings: Settings) -> None:
-        self.registry, self.settings = registry, settings
-        self._models: dict[tuple[str, str | None], ResolvedModel | str] = {}
-        self._data: dict[str, ResolvedData | str] = {}
-
-    def find(self, sae: ResolvedSAE, documents: int | None = None) -> Inputs | str:
-        """The inputs for an SAE, of at most so many documents, or why there are none."""
-        settings, info = self.settings, sae.info
-        for what, value in (("model", info.site.model), ("hook", info.site.hook)):
-            if value.split()[0] == UNKNOWN:
-                return f"'{sae.ref}' does not say its {what}: give --{what}"
-        revision = settings.revision or (None if settings.model else info.site.revision)
-        model = self._once(
-            self._models, (info.site.model, revision), lambda: self._model(info.site.model, revision), settings.model
-        )
-        if isinstance(model, str):
-            return model
-        corpus = settings.corpus or info.dataset
-        if corpus is None:
-            return "it needs documents: give --corpus (a file or a data set's name)"
-        data = self._once(self._data, corpus, lambda: self._corpus(corpus), settings.corpus)
-        if isinstance(data, str):
-            return data
-        sampling = {
-            "tokens": PROFILE_TOKENS[settings.profile] if settings.tokens is None else settings.tokens,
-            "documents": documents,
-            "context": settings.context or info.context_size or DEFAULT_CONTEXT,
-            "packing": settings.packing,
-            "prepend_bos": info.prepend_bos,
-            "seed": settings.seed,
-            "split": data.identity.split,
-            "text_field": settings.text_field,
-        }
-        return Inputs(model, data, info.site.hook, sampling)
-
-    def _once(self, memory: dict[Any, Any], key: Any, make: Callable[[], Any], named: str | None) -> Any:
-        """What `make` gives, or why it gives nothing; what the user named must be there."""
-        if key not in memory:
-            try:
-                memory[key] = make()
-            except SaebenchError as e:
-                if named is not None:
-                    raise
-                memory[key] = str(e)
-        return memory[key]
-
-    def _model(self, ref: str, revision: str | None) -> ResolvedModel:
-        return resolve_model(self.registry, ref, revision)
-
-    def _corpus(self, ref: str) -> ResolvedData:
-        return resolve_data(self.registry, ref, split=self.settings.split, revision=self.settings.data_revision)
-
-
 def _unit(
     registry: Registry,
     settings: Settings,
@@ -183,6 +116,7 @@ def _unit(
     if unmet is None:
         unmet = _other_needs(registry, settings, task, subject)
     judge = settings.judge if "judge" in task.needs else None
+    trains = () if unmet else _recipes(registry, task, subject, parameters)
     key = {
         "schema": SCHEMA_VERSION,
         "task": f"{task.name}@{task.version}",
@@ -196,8 +130,30 @@ def _unit(
         "dtype": settings.dtype if inputs else None,
         "unmet": unmet,
     }
+    if trains:
+        key["trains"] = [recipe.digest() for recipe in trains]
     place = Place(settings.out, subject.name, task.name, task.version, canonical_hash(key))
-    return Unit(task, subject, parameters, inputs, judge, place, unmet)
+    return Unit(task, subject, parameters, inputs, judge, place, unmet, trains)
+
+
+def _recipes(registry: Registry, task: Task, subject: SubjectPlan, parameters: dict[str, Any]) -> tuple[Recipe, ...]:
+    """What the task says it will train for a subject."""
+    if task.trains is None:
+        return ()
+
+    def recipe(architecture: str, **settings: Any) -> Recipe:
+        return make_recipe(registry.architectures[architecture], architecture, **settings)
+
+    return tuple(task.trains(tuple(m.info for m in subject.members), parameters, recipe))
+
+
+def trainings(unit: Unit, settings: Settings) -> list[tuple[str, float]]:
+    """Label and rough seconds of every SAE that a unit trains: the task's own, and its subject's."""
+    members = [m for m in unit.subject.members if m.training is not None]
+    found = [(m.info.name, m.training.seconds(settings)) for m in members if m.training is not None]
+    d_in = unit.subject.members[0].info.d_in
+    parameters = unit.inputs.model.identity.parameters if unit.inputs else 0
+    return [*found, *((r.label, training_seconds(r, d_in, parameters, settings)) for r in unit.trains)]
 
 
 def _other_needs(registry: Registry, settings: Settings, task: Task, subject: SubjectPlan) -> str | None:
@@ -217,7 +173,7 @@ def _other_needs(registry: Registry, settings: Settings, task: Task, subject: Su
     return None
 
 
-def describe(unit: Unit) -> dict[str, Any]:
+def describe(unit: Unit, settings: Settings) -> dict[str, Any]:
     """A unit as plain data, for `--dry-run --json`."""
     return {
         "task": unit.task.name,
@@ -231,5 +187,6 @@ def describe(unit: Unit) -> dict[str, Any]:
         "inputs": None if unit.inputs is None else {"hook": unit.inputs.hook, **unit.inputs.sampling},
         "needs": list(unit.task.needs),
         "controls": list(unit.task.controls),
+        "trains": [{"label": label, "seconds": round(s)} for label, s in trainings(unit, settings)],
         "metrics": [asdict(m) for m in unit.task.metrics],
     }

@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from saebench_meta.events import Event, Notice, Progress, RunFinished, RunPlanned, UnitFinished, UnitStarted
+from saebench_meta.events import (
+    Event,
+    Notice,
+    Progress,
+    RunFinished,
+    RunPlanned,
+    TrainingStep,
+    UnitFinished,
+    UnitStarted,
+)
 from saebench_meta.tables import console, is_plain
 
 if TYPE_CHECKING:
@@ -81,6 +90,8 @@ def describe(event: Event) -> str:
             return f"[{index}/{total}] {task} on {subject}: started"
         case Progress(what, done, total):
             return f"  {what}: {done}" + (f"/{total}" if total is not None else "")
+        case TrainingStep(label, step, steps):
+            return f"  {label}: step {step:,}/{steps:,}, {figures(event)}"
         case Notice(level, message):
             return f"{level}: {message}" if level != "info" else message
         case UnitFinished(task, subject, status, seconds, reason):
@@ -89,6 +100,13 @@ def describe(event: Event) -> str:
         case RunFinished(ok, kept, failed, skipped, seconds):
             return f"finished in {seconds:.1f} s: {ok} ok, {kept} kept, {failed} failed, {skipped} skipped"
     return ""
+
+
+def figures(event: TrainingStep) -> str:
+    """Loss, FVU, L0, dead share and speed in one short phrase."""
+    fvu = "-" if event.fvu is None else f"{event.fvu:.4f}"
+    speed = "" if event.tokens_per_second is None else f", {event.tokens_per_second:,.0f} tokens/s"
+    return f"loss {event.loss:.4g}, FVU {fvu}, L0 {event.l0:.1f}, dead {event.dead_share:.1%}{speed}"
 
 
 def _count(n: int, what: str) -> str:
@@ -104,7 +122,9 @@ class PlainLines:
         self._last = 0.0
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Progress) and not self._due(event):
+        if isinstance(event, Progress) and not self._due(event.what):
+            return
+        if isinstance(event, TrainingStep) and event.step < event.steps and not self._due(event.label):
             return
         if isinstance(event, UnitStarted):
             self._what = None
@@ -112,11 +132,11 @@ class PlainLines:
             self.stream.write(line + "\n")
             self.stream.flush()
 
-    def _due(self, event: Progress) -> bool:
+    def _due(self, what: str) -> bool:
         now = self.clock()
-        if event.what == self._what and now - self._last < PLAIN_SECONDS:
+        if what == self._what and now - self._last < PLAIN_SECONDS:
             return False
-        self._what, self._last = event.what, now
+        self._what, self._last = what, now
         return True
 
 
@@ -154,6 +174,7 @@ class MovingLines:
         self._unit: Any = None
         self._label = ""
         self._what = ""
+        self._trainings: dict[str, Any] = {}
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -164,6 +185,8 @@ class MovingLines:
                 self._unit = self.bars.add_task(self._label, total=None)
             case Progress(what, done, total):
                 self._step(what, done, total)
+            case TrainingStep():
+                self._train(event)
             case UnitFinished(status=status):
                 self._finish(event, status)
             case _:
@@ -177,6 +200,16 @@ class MovingLines:
             self._what = what
             self.bars.reset(self._unit, total=total, description=f"{self._label}: {what}")
         self.bars.update(self._unit, completed=done, total=total)
+
+    def _train(self, event: TrainingStep) -> None:
+        if event.label not in self._trainings:
+            self._trainings[event.label] = self.bars.add_task(event.label, total=event.steps)
+        if event.step < event.steps:
+            text = f"{event.label}: {figures(event)}"
+            self.bars.update(self._trainings[event.label], completed=event.step, description=text)
+        else:
+            self.bars.remove_task(self._trainings.pop(event.label))
+            self._say(event, STATUS_STYLE["ok"])
 
     def _finish(self, event: UnitFinished, status: str) -> None:
         if self._unit is not None:

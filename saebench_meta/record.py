@@ -70,6 +70,19 @@ class MetricResult(Interval):
     order: Order | None = None
 
 
+class TrainedSAE(_Model):
+    """An SAE that a run trained: how, on what, and what came of it."""
+
+    label: str
+    recipe: dict[str, Any] = Field(description="Every setting of the training; its hash names the result.")
+    recipe_sha256: str
+    data: dict[str, Any] = Field(description="What the activations it was trained on came from.")
+    content_sha256: str = Field(description="Hash of the weights; verified, not in the id.")
+    info: SAEInfo
+    seconds: float
+    metrics: dict[str, float] = Field(default_factory=dict, description="At the end of the training, on its batches.")
+
+
 class SubjectSAE(_Model):
     """One SAE of the subject: where it came from, what it is, what its files hash to."""
 
@@ -81,6 +94,7 @@ class SubjectSAE(_Model):
     files: dict[str, str] = Field(
         description="File name -> sha256; `weights` -> content hash where a loader cannot peek."
     )
+    trained: TrainedSAE | None = Field(default=None, description="For an SAE that the run trained itself.")
 
 
 class Subject(_Model):
@@ -173,6 +187,7 @@ class Record(_Model):
     metrics: dict[str, MetricResult] = Field(default_factory=dict)
     artifacts: list[Artifact] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+    trained: list[TrainedSAE] = Field(default_factory=list, description="SAEs that the task trained for itself.")
     run: RunSettings
     versions: Versions
     extra: dict[str, dict[str, Any]] = Field(default_factory=dict, description="By namespace; for third parties.")

@@ -17,6 +17,7 @@ from saebench_meta.sae import SAEInfo
 
 if TYPE_CHECKING:
     from saebench_meta.sae import SAE
+    from saebench_meta.variants import Training
 
 DEFAULT_SCHEME = "hf"
 
@@ -48,6 +49,8 @@ class ResolvedSAE:
     files: Mapping[str, str]
     own_hook: str
     """The hook as the file gives it; `info.site` may carry the user's."""
+    training: Training | None = None
+    """How it comes to be, for an SAE that the run trains; its loader is then not used."""
 
     def load(self, *, device: str = "cpu", dtype: Any = None) -> SAE:
         """The SAE itself, with this reference's site (a user may have named another model or hook)."""
@@ -61,6 +64,8 @@ class ResolvedSAE:
 
     def identity(self) -> dict[str, Any]:
         """What of this SAE goes into a record's id; the model is named by its own identity, not by its path."""
+        if self.training is not None:
+            return {"trained": self.training.key()}
         identity = self.info.identity()
         identity["site"] = {"hook": self.info.site.hook}
         return {"files": dict(self.files), "loader": self.scheme, "version": self.loader.version, **identity}

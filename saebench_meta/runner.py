@@ -19,7 +19,16 @@ from saebench_meta.events import Notice, RunFinished, RunPlanned, UnitFinished, 
 from saebench_meta.measure import SUBJECT, measure
 from saebench_meta.plan import Plan, Unit
 from saebench_meta.plugins import Registry
-from saebench_meta.record import DataUsed, JudgeUsed, ModelUsed, Record, RunSettings, TaskRef
+from saebench_meta.record import (
+    DataUsed,
+    JudgeUsed,
+    ModelUsed,
+    Record,
+    RunSettings,
+    TaskRef,
+    TrainedSAE,
+    canonical_hash,
+)
 from saebench_meta.session import Session
 from saebench_meta.settings import Settings
 from saebench_meta.store import Draft, check_writable, locked, put, read_valid, recover
@@ -126,8 +135,8 @@ def _run_locked(session: Session, unit: Unit) -> UnitResult:
             return UnitResult(unit, "kept", record, unit.place.folder)
         clock = _Clock()
         try:
-            outputs, notes = _outputs(session, unit)
-            record, files = _finished(session, unit, outputs, notes, clock)
+            outputs, notes, trained = _outputs(session, unit)
+            record, files = _finished(session, unit, outputs, notes, trained, clock)
         except UnmetNeedError as e:
             record, files = _unfinished(session, unit, "skipped", str(e), clock), Draft()
         except SaebenchError as e:
@@ -166,9 +175,10 @@ def _write_traceback(unit: Unit) -> Path:
 # -- subject and controls
 
 
-def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str]]:
-    """The task on its subject and on each control's subject, by role."""
+def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str], list[TrainedSAE]]:
+    """The task on its subject and on each control's subject, by role; notes; and what the task trained."""
     from saebench_meta.models import strict_fp32
+    from saebench_meta.training.job import in_record
 
     ctx = TaskContext(session, unit)
     try:
@@ -189,9 +199,14 @@ def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str]
                 subject = _subject(unit.subject, [*controls, *saes[len(controls) :]])
                 outputs[name] = unit.task(subject, ctx, **unit.parameters)
             notes.extend(n for n in ctx.notes if n not in notes)
-            return outputs, notes
+            return outputs, notes, _unlike([in_record(t) for t in ctx.trained])
     finally:
         ctx.close()
+
+
+def _unlike(trained: list[TrainedSAE]) -> list[TrainedSAE]:
+    """Each SAE once, though a control asked for it again."""
+    return list({t.content_sha256: t for t in trained}.values())
 
 
 def _check_site(session: Session, unit: Unit) -> None:
@@ -257,13 +272,22 @@ def _base(session: Session, unit: Unit, clock: _Clock) -> Callable[..., Record]:
         return Record(
             id=unit.place.id,
             task=task,
-            subject=unit.subject.to_record(),
+            subject=unit.subject.to_record(_trained_members(session, unit)),
             run=clock.settings(session),
             versions=versions(),
             **fields,
         )
 
     return make
+
+
+def _trained_members(session: Session, unit: Unit) -> dict[str, TrainedSAE]:
+    """By reference, the members of a subject that this run has trained, or found trained."""
+    from saebench_meta.training.job import in_record
+
+    trainings = {m.ref: m.training for m in unit.subject.members if m.training is not None}
+    keys = {ref: canonical_hash(training.key()) for ref, training in trainings.items()}
+    return {ref: in_record(session.trained[key]) for ref, key in keys.items() if key in session.trained}
 
 
 def _unfinished(
@@ -275,7 +299,12 @@ def _unfinished(
 
 
 def _finished(
-    session: Session, unit: Unit, outputs: dict[str, Output], notes: list[str], clock: _Clock
+    session: Session,
+    unit: Unit,
+    outputs: dict[str, Output],
+    notes: list[str],
+    trained: list[TrainedSAE],
+    clock: _Clock,
 ) -> tuple[Record, Draft]:
     from saebench_meta.artifacts import draft
 
@@ -289,6 +318,7 @@ def _finished(
         metrics=metrics,
         artifacts=files.artifacts,
         notes=notes,
+        trained=trained,
     )
     return record, files
 

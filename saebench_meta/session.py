@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from saebench_meta import seeds
 from saebench_meta.errors import SaebenchError
 from saebench_meta.events import Event, Notice, Progress
-from saebench_meta.plan import Inputs
+from saebench_meta.inputs import Inputs
 from saebench_meta.record import canonical_hash
 from saebench_meta.settings import Settings
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from saebench_meta.plugins import Registry
     from saebench_meta.resolve import ResolvedSAE
     from saebench_meta.sae import SAE
+    from saebench_meta.training.feed import Feed
+    from saebench_meta.training.recipe import Recipe
+    from saebench_meta.training.run import SiteFacts, Trained
+    from saebench_meta.variants import Training
 
 K = TypeVar("K")
 
@@ -149,6 +154,8 @@ class Session:
         self._controls: OrderedDict[tuple[str, str, str], SAE] = OrderedDict()
         self._last_progress = 0.0
         self._warned: set[str] = set()
+        self.trained: dict[str, Trained] = {}
+        """By the hash of their key, the SAEs this run has trained or found trained."""
 
     # -- telling
 
@@ -214,7 +221,7 @@ class Session:
             spread = {"device_map": self.settings.device_map} if self.settings.device_map else {}
             self._models[key] = model.loader.load(
                 model.rest,
-                revision=model.revision,
+                revision=model.identity.revision or model.revision,
                 device=self.device,
                 dtype=getattr(torch, self.settings.dtype),
                 **spread,
@@ -227,7 +234,8 @@ class Session:
 
         key = canonical_hash([resolved.ref, resolved.identity()])
         if key not in self._saes:
-            self._saes[key] = resolved.load(device=str(self.device))
+            made = self.trained_for(resolved.training).sae if resolved.training else None
+            self._saes[key] = made or resolved.load(device=str(self.device))
         sae = _recent(self._saes, key)
         if site is None or not is_uncalibrated(sae.info) or sae.info.k is None:
             return sae
@@ -239,6 +247,36 @@ class Session:
                 f"{sae.info.name}: its file has no threshold; it was set so that L0 is {sae.info.k} on this sample"
             )
         return _recent(self._saes, key)
+
+    # -- training
+
+    def trained_for(self, training: Training) -> Trained:
+        """The SAE of a planned training: from the cache, or trained now on documents that are not evaluated."""
+        from saebench_meta.training.job import facts_of, site_feed_of
+
+        inputs = training.inputs
+        facts = facts_of(replace(inputs, data=training.data))
+
+        def feed() -> Feed:
+            self.model(inputs).check_hook(inputs.hook, training.d_in)
+            exclude = frozenset(self.site(inputs).sample.document_ids) if training.excludes_sample else frozenset()
+            return site_feed_of(self, inputs, training.data, training.recipe, exclude=exclude)
+
+        return self.train(training.recipe, training.key(), feed, facts)
+
+    def train(self, recipe: Recipe, key: Mapping[str, Any], feed: Callable[[], Feed], facts: SiteFacts) -> Trained:
+        """An SAE trained once for a key, in the cache; an interrupted training goes on where it was.
+
+        Args:
+            key: what determines the weights.
+            feed: makes the activations, asked for only if there is something left to train.
+        """
+        digest = canonical_hash(dict(key))
+        if digest not in self.trained:
+            from saebench_meta.training.job import train_once
+
+            self.trained[digest] = train_once(self, recipe, digest, feed, facts)
+        return self.trained[digest]
 
     def control(self, name: str, resolved: ResolvedSAE, site: Site | None) -> SAE | None:
         """A control of an SAE, the same for every task of the run; None where it cannot be had."""

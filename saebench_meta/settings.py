@@ -34,6 +34,7 @@ class Settings:
         model, hook, revision: what the user says of the site, over what the SAE says.
         corpus, split, text_field, data_revision: where documents come from.
         context, packing, tokens: how they are sampled; None is what the SAE or the profile says.
+        train_budget: minutes that training a missing reference may take by the estimate; 0 never trains one.
         limit: seeded subset in each task's own unit; marks the record partial.
         device_map: how the language model is spread over all GPUs; None keeps it whole on `device`.
         dtype: of the language model; SAEs, codes and statistics are float32 and float64 throughout.
@@ -56,6 +57,7 @@ class Settings:
     packing: Packing = "documents"
     tokens: int | None = None
     judge: str | None = None
+    train_budget: float = 30.0
     profile: Profile = "default"
     seed: int = 0
     limit: int | None = None
@@ -75,6 +77,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise SaebenchError(f"{name} is {value!r}: give a whole number above 0, or leave it out")
+        if isinstance(self.train_budget, bool) or not 0 <= self.train_budget < math.inf:
+            raise SaebenchError(f"train_budget is {self.train_budget!r}: give minutes, or 0 to train nothing")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise SaebenchError(f"seed is {self.seed!r}: give a whole number")
         choices = {"packing": Packing, "profile": Profile, "dtype": Dtype}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from saebench_meta.errors import SaebenchError
+from saebench_meta.inputs import InputsFinder
 from saebench_meta.plugins import Registry
-from saebench_meta.record import Subject, SubjectSAE
+from saebench_meta.record import Subject, SubjectSAE, TrainedSAE
 from saebench_meta.resolve import ResolvedSAE, find_reference, resolve_sae
 from saebench_meta.settings import Settings
 from saebench_meta.task import Task
+from saebench_meta.variants import in_words, reference_training, trained_reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,21 +35,29 @@ class SubjectPlan:
     def roles(self) -> tuple[str, ...]:
         return {"sae": ("sae",), "pair": ("sae", "reference")}.get(self.kind, ("member",) * len(self.members))
 
-    def to_record(self) -> Subject:
+    def to_record(self, trained: Mapping[str, TrainedSAE] | None = None) -> Subject:
+        """The subject as a record keeps it.
+
+        Args:
+            trained: by reference, what has become of the members that the run trained.
+        """
         saes = [
-            SubjectSAE(
-                ref=_public_ref(m),
-                role=role,  # type: ignore[arg-type]  # checked by the model
-                loader=m.scheme,
-                loader_version=m.loader.version,
-                info=m.info.model_copy(
-                    update={"site": m.info.site.model_copy(update={"model": public_name(m.info.site.model)})}
-                ),
-                files=dict(m.files),
-            )
-            for m, role in zip(self.members, self.roles, strict=True)
+            _in_record(m, role, (trained or {}).get(m.ref)) for m, role in zip(self.members, self.roles, strict=True)
         ]
         return Subject(kind=self.kind, name=self.name, saes=saes)  # type: ignore[arg-type]  # checked by the model
+
+
+def _in_record(sae: ResolvedSAE, role: str, trained: TrainedSAE | None) -> SubjectSAE:
+    info = sae.info if trained is None else trained.info
+    return SubjectSAE(
+        ref=_public_ref(sae),
+        role=role,  # type: ignore[arg-type]  # checked by the model
+        loader=sae.scheme,
+        loader_version=sae.loader.version if sae.training is None else sae.training.recipe.architecture_version,
+        info=info.model_copy(update={"site": info.site.model_copy(update={"model": public_name(info.site.model)})}),
+        files=dict(sae.files),
+        trained=trained,
+    )
 
 
 def public_name(ref: str) -> str:
@@ -64,12 +74,12 @@ def _public_ref(sae: ResolvedSAE) -> str:
 class Subjects:
     """Subjects of a run: every `--sae` by itself, or the members, neighbours and whole of a `--family`."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: Settings, inputs: InputsFinder) -> None:
         if bool(settings.saes) == bool(settings.family):
             raise SaebenchError("give either --sae (once or more) or --family, not both and not neither")
         if settings.family and len(settings.family) < 2:
             raise SaebenchError("--family needs at least two SAEs; for one, use --sae")
-        self.registry, self.settings = registry, settings
+        self.registry, self.settings, self.inputs = registry, settings, inputs
         self.notices: list[str] = []
         refs = settings.saes or settings.family
         if len(set(refs)) != len(refs):
@@ -125,6 +135,26 @@ class Subjects:
             return [self._checked(sae, self.saes[i - 1])] if i else []
         found = find_reference(self.registry, sae)
         if found is None:
-            return [SubjectPlan("pair", (sae,), "it needs a narrower SAE at the same site: give --reference REF")]
+            return [self._with_trained_reference(sae)]
         self.notices.append(f"reference of {sae.info.name}: {found[0]} (the widest narrower one, {found[1]})")
         return [self._checked(sae, self._resolve(found[0]))]
+
+    def _with_trained_reference(self, sae: ResolvedSAE) -> SubjectPlan:
+        """The pair with a reference that is trained for it, or why there is none."""
+        missing = "it needs a narrower SAE at the same site: give --reference REF"
+        budget = 60 * self.settings.train_budget
+        inputs = self.inputs.find(sae) if budget else ""
+        training = None
+        if not isinstance(inputs, str):
+            training = reference_training(self.registry, sae, inputs, self.settings.seed)
+        if training is None:
+            return SubjectPlan("pair", (sae,), missing)
+        seconds, label = training.seconds(self.settings), training.recipe.label
+        if seconds > budget:
+            why = f"training one ({label}) would take about {in_words(seconds)}, more than --train-budget"
+            return SubjectPlan("pair", (sae,), f"{missing}; {why} {self.settings.train_budget:g} min")
+        self.notices.append(
+            f"reference of {sae.info.name}: none was found; {label} is trained for it, which takes about "
+            f"{in_words(seconds)} unless it is in the cache (--train-budget 0 trains none)"
+        )
+        return SubjectPlan("pair", (sae, trained_reference(sae, training)))

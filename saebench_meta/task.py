@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from saebench_meta.context import Context
-    from saebench_meta.sae import SAE
+    from saebench_meta.sae import SAE, SAEInfo
     from saebench_meta.stats import Estimate
+    from saebench_meta.training.recipe import Recipe
 
 Better = Literal["higher", "lower", "neither"]
 SubjectKind = Literal["sae", "pair", "family"]
+
+Trains = Callable[["tuple[SAEInfo, ...]", "Mapping[str, Any]", "Callable[..., Recipe]"], "Sequence[Recipe]"]
+"""How a task says what it will train."""
 
 CONTROLS = {
     "random": "random directions, same shape and L0",
@@ -143,6 +147,7 @@ class Task:
     function: Callable[..., Output]
     parameters: tuple[Parameter, ...]
     source: str = ""
+    trains: Trains | None = None
 
     @property
     def summary(self) -> str:
@@ -166,6 +171,7 @@ def task(
     controls: Iterable[str] = ("random",),
     limit_unit: str = "documents",
     source: str = "",
+    trains: Trains | None = None,
 ) -> Callable[[Callable[..., Output]], Task]:
     """Make a task of a function `(subject, ctx, *, parameters…) -> Output`.
 
@@ -178,6 +184,8 @@ def task(
         controls: which controls the harness runs beside the subject (keys of `CONTROLS`).
         limit_unit: what `--limit` counts for this task.
         source: where the definition comes from.
+        trains: `(infos, parameters, recipe) -> recipes`: the SAEs this task trains with `ctx.train`, so that the plan
+            shows them. `infos` are the subject's, `recipe(architecture, **settings)` makes a recipe.
     """
     needs, controls, metrics = tuple(needs), tuple(controls), tuple(metrics)
     if not name.isidentifier():
@@ -196,6 +204,8 @@ def task(
             parameters.append(Parameter(p.name, p.default, str(p.annotation)))
         if not function.__doc__:
             raise ValueError(f"task '{name}': the function needs a docstring that says what is measured")
-        return Task(name, version, subject, needs, metrics, controls, limit_unit, function, tuple(parameters), source)
+        return Task(
+            name, version, subject, needs, metrics, controls, limit_unit, function, tuple(parameters), source, trains
+        )
 
     return decorate

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from saebench_meta import seeds, stats
-from saebench_meta.errors import UnmetNeedError
+from saebench_meta.errors import SaebenchError, UnmetNeedError
 from saebench_meta.plan import Unit
 from saebench_meta.session import Session, Site
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from jaxtyping import Float
     from numpy.typing import ArrayLike
+    from torch import Tensor
 
     from saebench_meta.activations import Activations
     from saebench_meta.codes import Codes
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE
     from saebench_meta.stats import Estimate
+    from saebench_meta.training.recipe import Recipe
+    from saebench_meta.training.run import Trained
 
 T = TypeVar("T")
 
@@ -35,6 +39,7 @@ class TaskContext:
     def __init__(self, session: Session, unit: Unit) -> None:
         self._session, self._unit = session, unit
         self.notes: list[str] = []
+        self.trained: list[Trained] = []
         self._workdir: Path | None = None
 
     # -- settings
@@ -106,6 +111,33 @@ class TaskContext:
         if self._unit.judge is None:
             raise UnmetNeedError(f"task '{self._unit.task.name}' needs a judge: give --judge NAME")
         return self._session.registry.judges[self._unit.judge]()
+
+    def train(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"] | None = None) -> SAE:
+        from saebench_meta.variants import training_of
+
+        name = self._unit.task.name
+        if recipe.digest() not in {r.digest() for r in self._unit.trains}:
+            raise SaebenchError(
+                f"task '{name}' trains {recipe.label} without declaring it: add it to what `trains` gives"
+            )
+        if rows is not None:
+            trained = self._train_on_rows(recipe, rows)
+        else:
+            d_in = self._unit.subject.members[0].info.d_in
+            inputs = self.site.inputs
+            trained = self._session.trained_for(training_of(self._session.registry, recipe, inputs, d_in))
+        self.trained.append(trained)
+        return trained.sae
+
+    def _train_on_rows(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"]) -> Trained:
+        from saebench_meta.training.feed import TensorFeed
+        from saebench_meta.training.run import SiteFacts
+
+        feed = TensorFeed(rows.to(self.device), recipe.batch_size, recipe.seed)
+        key = {"recipe": recipe.digest(), "rows": feed.identity()}
+        site = self._unit.subject.members[0].info.site
+        facts = SiteFacts(site=site, prepend_bos=False, notes=(f"trained on {len(rows):,} rows by {self._unit.label}",))
+        return self._session.train(recipe, key, lambda: feed, facts)
 
     def memo(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         memory = self.site.memo

@@ -27,6 +27,7 @@ SURFACE = {
     "rng": "(self, purpose: 'str') -> 'np.random.Generator'",
     "sample": "(self) -> 'Sample'",
     "seed": "property",
+    "train": "(self, recipe: 'Recipe', rows: \"Float[Tensor, 'rows d_in'] | None\" = None) -> 'SAE'",
     "track": "(self, items: 'Iterable[T]', what: 'str', total: 'int | None' = None) -> 'Iterable[T]'",
     "warn": "(self, message: 'str') -> 'None'",
     "workdir": "property",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from saebench_meta.errors import BadFileError, SaebenchError
-from saebench_plugins import files, huggingface
+from saebench_meta.hookspecs import DataIdentity
+from saebench_meta.plugins import registry
+from saebench_meta.resolve import resolve_data
+from saebench_plugins import files, hub, hub_data, huggingface
 
 TEXTS = ["one day", "", 'with "quotes", and a comma', "two\u2028parts", "NA"]
 
@@ -129,7 +133,7 @@ def test_folders_that_are_no_models_are_refused(tmp_path: Path) -> None:
         huggingface.peek_model(str(tmp_path / "model"))
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(SaebenchError, match=r"has no \*\.safetensors.*pickled"):
+    with pytest.raises(SaebenchError, match=r"has no model\.safetensors.*pickled"):
         huggingface.peek_model(str(tmp_path / "model"))
     with pytest.raises(SaebenchError, match="does not exist; did you mean 'model'"):
         huggingface.peek_model(str(tmp_path / "modle"))
@@ -152,87 +156,72 @@ def test_truncated_weights_are_one_clear_error(stories_model_dir: Path, tmp_path
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache of the hub's client, with the client told to stay offline."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    return tmp_path
+    hub.commit_of.cache_clear()
+    yield tmp_path
+    hub.commit_of.cache_clear()
 
 
-def test_a_hub_name_is_pinned_to_the_commit_in_the_local_cache(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
+def test_short_names_of_transformer_lens_are_the_models_they_stand_for(hub_cache: Path) -> None:
     commit = "a" * 40
-    refs = hub / "models--owner--name" / "refs"
-    refs.mkdir(parents=True)
-    (refs / "main").write_text(commit)
-    assert huggingface.peek_model("owner/name").revision == commit
-    assert huggingface.peek_model("owner/name", revision="v2").revision == "v2"
-    assert huggingface.peek_model("owner/name", revision="b" * 40).revision == "b" * 40
-    assert huggingface.peek_model("owner/other").revision is None
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    (hub / "models--owner--name" / "snapshots" / commit).mkdir(parents=True)
-    assert huggingface.peek_model("owner/name").revision == commit
-    with pytest.raises(SaebenchError, match="offline"):
-        huggingface.peek_model("owner/other")
+    for folder, name, content in [("refs", "main", commit), (f"snapshots/{commit}", "config.json", "{}")]:
+        path = hub_cache / "models--gpt2" / folder / name
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    assert huggingface.full_name("pythia-70m-deduped") == "EleutherAI/pythia-70m-deduped"
+    short, full = huggingface.peek_model("gpt2-small"), huggingface.peek_model("gpt2")
+    assert short == full and (full.ref, full.revision) == ("gpt2", commit)
+    with pytest.raises(SaebenchError, match="'EleutherAI/pythia-70m-deduped' is not on this machine"):
+        huggingface.peek_model("pythia-70m-deduped")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("GatedRepoError", "is gated"),
-        ("RevisionNotFoundError", "no such revision"),
-        ("RepositoryNotFoundError", "neither a local folder nor on the hub"),
+        ("RevisionNotFoundError", "no such revision: give --revision"),
+        ("RepositoryNotFoundError", "neither here nor on the hub"),
         ("LocalEntryNotFoundError", "cannot be reached"),
     ],
 )
-def test_what_the_hub_refuses_is_told_by_its_cause(name: str, message: str) -> None:
+@pytest.mark.parametrize("left_out", [False, True])
+def test_what_the_hub_refuses_is_told_by_its_cause(name: str, message: str, left_out: bool) -> None:
     from huggingface_hub import errors
 
     kind = getattr(errors, name)
     error = OSError("wrapped")
-    error.__cause__ = kind.__new__(kind)
-    told = huggingface._cannot_be_had(error, "owner/name")
-    assert message in str(told) and "owner/name" in str(told)
+    if left_out:
+        error.__context__, error.__suppress_context__ = kind.__new__(kind), True
+    else:
+        error.__cause__ = kind.__new__(kind)
+    told = str(hub.explained(error, "owner/name"))
+    assert re.search(message, told) and "owner/name" in told
 
 
 # -- data sets of the hub
 
 
-def test_a_hub_data_set_is_streamed_and_its_field_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    asked: list[tuple[Any, ...]] = []
-
-    def load(*args: Any, **options: Any) -> list[dict[str, Any]]:
-        asked.append((*args, options))
-        return [{"text": "a", "n": 1}, {"text": None, "n": 2}]
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    assert list(huggingface.stream("owner/name:config", split="test", revision="v1")) == ["a", ""]
-    assert asked == [("owner/name", "config", {"split": "test", "revision": "v1", "streaming": True})]
-    with pytest.raises(SaebenchError, match="did you mean 'text'"):
-        list(huggingface.stream("owner/name", text_field="txt"))
-    with pytest.raises(SaebenchError, match="is int, not text"):
-        list(huggingface.stream("owner/name", text_field="n"))
+@pytest.mark.parametrize("ref", hub_data.NAMES)
+def test_the_data_sets_that_are_named_can_be_referred_to(ref: str) -> None:
+    commit = "b" * 40
+    for given in (ref, f"hf:{ref}"):
+        found = resolve_data(registry(), given, split=None, revision=commit)
+        assert (found.rest, found.identity) == (ref, DataIdentity(ref, commit, "train"))
 
 
-def test_a_hub_data_set_that_cannot_be_reached_is_one_clear_error() -> None:
-    with pytest.raises(SaebenchError, match="'owner/name'"):
-        list(huggingface.stream("owner/name"))
-
-
-def test_a_data_sets_identity_names_its_split_and_commit(hub: Path) -> None:
-    refs = hub / "datasets--owner--name" / "refs"
-    refs.mkdir(parents=True)
-    (refs / "main").write_text("c" * 40)
-    identity = huggingface.peek_dataset("owner/name")
-    assert (identity.revision, identity.split, identity.sha256) == ("c" * 40, "train", None)
-    with pytest.raises(SaebenchError, match="not a data set's name"):
-        huggingface.peek_dataset("./missing")
-    with pytest.raises(SaebenchError, match="no such file"):
-        huggingface.peek_dataset("missing.txt")
+def test_what_is_no_data_sets_name_is_refused(hub_cache: Path) -> None:
+    for ref, message in [
+        ("./missing", "not a data set's name"),
+        ("a/b/c", "such as Skylion007/openwebtext or allenai/c4:en"),
+        ("missing.txt", "no such file"),
+        ("owner/name", "'owner/name' is not on this machine"),
+    ]:
+        with pytest.raises(SaebenchError, match=message):
+            hub_data.peek(ref)
 
 
 def test_the_plugin_offers_both_kinds() -> None:

@@ -30,9 +30,10 @@ class HubFile:
 
 def fetch(file: HubFile) -> Path:
     """The file from the hub or its local cache. Raises `SaebenchError` that says which of the ways it failed."""
-    import httpx
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download
+
+    from saebench_plugins.hub import failures
 
     try:
         return Path(hf_hub_download(file.repository, file.name, revision=file.revision))
@@ -49,7 +50,7 @@ def fetch(file: HubFile) -> Path:
         raise SaebenchError(f"{file}: there is no such file. {file.hint}") from e
     except hub.RepositoryNotFoundError as e:
         raise SaebenchError(f"{file}: there is no such repository, or it is private") from e
-    except (OSError, ValueError, httpx.HTTPError) as e:  # other answers, a full disk, a name the client refuses
+    except failures() as e:  # other answers, a full disk, a name the client refuses
         raise SaebenchError(f"{file} could not be downloaded ({str(e)[:200]!a}); try again, or give a path") from e
 
 

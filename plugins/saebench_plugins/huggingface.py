@@ -5,18 +5,23 @@
     --corpus stories.jsonl       local file
     --corpus hf:owner/name       hub data set, streamed; `hf:owner/name:config` names one of its configurations
 
-No code that comes with a model or data set is ever run.
+No code that comes with a model or data set is ever run, no pickled weights are opened, and what comes from the hub is
+opened at the commit that the record names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+import runpy
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saebench_meta.errors import SaebenchError, did_you_mean
-from saebench_meta.hookspecs import DataIdentity, DatasetLoader, ModelIdentity, ModelLoader, hookimpl
-from saebench_plugins import files
+from saebench_meta.hookspecs import DatasetLoader, ModelIdentity, ModelLoader, hookimpl
+from saebench_plugins import files, hub, hub_data
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +30,13 @@ if TYPE_CHECKING:
 
 saebench_api = 1
 
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+WEIGHTS = (INDEX, "model.safetensors")
+"""Weights that are opened: an index of several files, or the one file."""
 HASHED = (
-    "config.json",
+    CONFIG,
+    INDEX,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -61,7 +71,12 @@ def saebench_datasets() -> Mapping[str, DatasetLoader]:
             claims=files.claims,
             summary="txt, jsonl, json, csv or parquet file",
         ),
-        "hf": DatasetLoader(documents=stream, peek=peek_dataset, summary="data set of the Hugging Face hub, streamed"),
+        "hf": DatasetLoader(
+            documents=hub_data.stream,
+            peek=hub_data.peek,
+            names=hub_data.NAMES,
+            summary="data set of the Hugging Face hub, streamed",
+        ),
     }
 
 
@@ -79,16 +94,19 @@ def load_model(
     """Open a hub name or a folder with raw weights.
 
     Raises:
-        SaebenchError: the model cannot be had (no such folder, not downloaded and no network, gated); says which.
+        SaebenchError: the model cannot be had (no such folder, not downloaded and no network, gated), has no
+            safetensors, or wants code of its own; says which.
     """
+    from saebench_meta.foreign_code import ForeignCodeError
     from saebench_meta.models import load_bridge
 
-    identity = peek_model(ref, revision=revision)
-    path = str(_folder(ref) or ref)
+    identity, folder = peek_model(ref, revision=revision), _folder(ref)
+    if folder is None:
+        _fetch_weights(identity.ref, identity.revision)
     try:
         return load_bridge(
-            path,
-            ref=ref,
+            str(folder or identity.ref),
+            ref=identity.ref,
             revision=identity.revision,
             device=device,
             dtype=dtype,
@@ -96,56 +114,85 @@ def load_model(
             files=identity.files,
         )
     except SaebenchError as e:
-        raise _cannot_be_had(e, ref) from e
+        if folder is not None or isinstance(e, ForeignCodeError):
+            raise
+        raise hub.explained(e, ref) from e
 
 
 def peek_model(ref: str, *, revision: str | None = None) -> ModelIdentity:
-    """Hashes of a folder's files; for a hub name the commit in the local hub cache, else the revision asked for."""
+    """Hashes of a folder's files; for a hub name its full name and the commit.
+
+    Raises:
+        SaebenchError: no such folder, no files of a model in it, or not to be had from the hub.
+    """
     folder = _folder(ref)
     if folder is None:
-        return ModelIdentity(ref, _commit_at_hand(ref, revision) or revision)
+        return _peek_hub(full_name(ref), revision)
     if revision is not None:
         raise SaebenchError(f"model '{ref}' is a local folder and has no revision: leave --revision out")
     from saebench_meta.resolve import file_sha256
 
-    weights = sorted(folder.glob("*.safetensors"))
-    if not (folder / "config.json").is_file() or not weights:
-        missing = "*.safetensors" if (folder / "config.json").is_file() else "config.json"
+    if not (folder / CONFIG).is_file() or not any((folder / name).is_file() for name in WEIGHTS):
+        missing = WEIGHTS[1] if (folder / CONFIG).is_file() else CONFIG
         raise SaebenchError(
             f"model folder '{ref}' has no {missing}: give a Hugging Face folder "
             "(saved with save_pretrained; pickled .bin weights are not opened)"
         )
     named = [folder / name for name in HASHED if (folder / name).is_file()]
-    return ModelIdentity(ref, None, {p.name: file_sha256(p) for p in (*named, *weights)})
+    return ModelIdentity(ref, None, {p.name: file_sha256(p) for p in (*named, *sorted(folder.glob("*.safetensors")))})
 
 
-def _commit_at_hand(name: str, revision: str | None) -> str | None:
-    """`cached_commit` of a model.
+def _peek_hub(name: str, revision: str | None) -> ModelIdentity:
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    Raises:
-        SaebenchError: the hub client is told to stay offline, and the model is not in the local cache.
-    """
-    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
-
-    commit = cached_commit(name, revision)
-    snapshots = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
-    if HF_HUB_OFFLINE and not (commit and (snapshots / commit).is_dir()):
-        raise SaebenchError(
-            f"model '{name}' (revision {revision or 'main'}) is not on this machine and the hub client is offline: "
-            "unset HF_HUB_OFFLINE, or give a local folder"
-        )
-    return commit
+    commit = hub.commit_of(name, revision, CONFIG)
+    try:
+        hub.fetch(name, CONFIG, commit)
+    except RemoteEntryNotFoundError as e:
+        raise SaebenchError(f"'{name}' has no {CONFIG} on the hub: it is no model that transformers opens") from e
+    except hub.failures() as e:
+        raise hub.explained(e, name) from e
+    return ModelIdentity(name, commit)
 
 
-def cached_commit(name: str, revision: str | None, *, repo_type: str = "model") -> str | None:
-    """The commit a revision names in the local hub cache, or None; never touches the network."""
-    from huggingface_hub.constants import HF_HUB_CACHE
+def _fetch_weights(name: str, commit: str | None) -> None:
+    """See that there are safetensors, and fetch them: transformers would else open pickled weights."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision):
-        return revision
-    repository = Path(HF_HUB_CACHE) / f"{repo_type}s--{name.replace('/', '--')}"
-    pointer = repository / "refs" / (revision or "main")
-    return pointer.read_text().strip() if pointer.is_file() else None
+    for file in WEIGHTS:
+        try:
+            hub.fetch(name, file, commit)
+            return
+        except LocalEntryNotFoundError as e:
+            if file == WEIGHTS[-1]:
+                raise hub.explained(e, name) from e
+        except EntryNotFoundError:
+            continue
+        except hub.failures() as e:
+            raise hub.explained(e, name) from e
+    raise SaebenchError(
+        f"'{name}' has no {WEIGHTS[1]} on the hub, and pickled weights are not opened: give a --revision that has them "
+        "(the hub's converter leaves one at refs/pr/…), or convert a copy with save_pretrained"
+    )
+
+
+def full_name(name: str) -> str:
+    """The hub name of a model that TransformerLens knows by a short one, such as gpt2 for gpt2-small."""
+    return _short_names().get(name, name)
+
+
+@lru_cache(maxsize=1)
+def _short_names() -> dict[str, str]:
+    """Out of TransformerLens' files, since importing it takes seconds; empty where a release keeps them elsewhere."""
+    spec = find_spec("transformer_lens")
+    folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
+    table = folder / "tools" / "model_registry" / "data" / "model_aliases.json"
+    aliases: Mapping[str, list[str]] = {}
+    if table.is_file():
+        aliases = json.loads(table.read_text("utf-8"))["aliases"]
+    elif (folder / "supported_models.py").is_file():  # before 4: a module of nothing but tables
+        aliases = runpy.run_path(str(folder / "supported_models.py"))["MODEL_ALIASES"]
+    return {short: name for name, shorts in aliases.items() for short in shorts}
 
 
 def _folder(ref: str) -> Path | None:
@@ -164,81 +211,3 @@ def _folder(ref: str) -> Path | None:
         hint = did_you_mean(path.name, beside) if beside else ""
         raise SaebenchError(f"model folder '{ref}' does not exist{hint}")
     return None
-
-
-def _cannot_be_had(error: Exception, ref: str) -> SaebenchError:
-    """What went wrong with something of the hub, told by its cause."""
-    from huggingface_hub import errors
-
-    causes = list(_causes(error))
-    if any(isinstance(c, errors.GatedRepoError) for c in causes):
-        return SaebenchError(f"'{ref}' is gated: accept its terms on the hub, then log in with `hf auth login`")
-    if any(isinstance(c, errors.RevisionNotFoundError) for c in causes):
-        return SaebenchError(f"'{ref}' has no such revision; give --revision a branch, tag or commit it has")
-    if any(isinstance(c, errors.RepositoryNotFoundError) for c in causes):
-        return SaebenchError(f"'{ref}' is neither a local folder nor on the hub; private ones need `hf auth login`")
-    offline = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError)
-    if any(isinstance(c, offline) for c in causes):
-        return SaebenchError(
-            f"'{ref}' is not on this machine and the hub cannot be reached: "
-            "download it once with a network, or give a local path"
-        )
-    return error if isinstance(error, SaebenchError) else SaebenchError(f"'{ref}' cannot be opened: {error}")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-# -- data sets
-
-
-def peek_dataset(ref: str, *, split: str | None = None, revision: str | None = None) -> DataIdentity:
-    """Name, commit (from the local hub cache if there, else as asked for) and split."""
-    name = ref.partition(":")[0]
-    if Path(ref).suffix.lower() in files.READERS:
-        raise SaebenchError(f"corpus '{ref}': there is no such file")
-    if not name or Path(ref).expanduser().exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise SaebenchError(f"corpus '{ref}' is not a data set's name; for a local file give its path (file:PATH)")
-    return DataIdentity(ref, cached_commit(name, revision, repo_type="dataset") or revision, split or "train")
-
-
-def stream(
-    ref: str, *, split: str | None = None, revision: str | None = None, text_field: str = "text"
-) -> Iterable[str]:
-    """Documents of a hub data set in its order, streamed; `name:config` names a configuration.
-
-    Raises:
-        SaebenchError: the data set, its split or the field cannot be had; says which.
-    """
-    name, _, configuration = ref.partition(":")
-    rows = _open(ref, name, configuration or None, split or "train", revision)
-    for i, row in enumerate(_reading(rows, ref)):
-        if text_field not in row:
-            raise SaebenchError(
-                f"data set '{ref}' has no field '{text_field}'{did_you_mean(text_field, list(row))} "
-                "Name it with --text-field."
-            )
-        text = row[text_field]
-        if text is not None and not isinstance(text, str):
-            raise SaebenchError(f"data set '{ref}': field '{text_field}' of row {i} is {type(text).__name__}, not text")
-        yield text or ""
-
-
-def _open(ref: str, name: str, configuration: str | None, split: str, revision: str | None) -> Iterable[Any]:
-    import datasets
-
-    try:
-        rows: Iterable[Any] = datasets.load_dataset(name, configuration, split=split, revision=revision, streaming=True)
-    except (OSError, ValueError, RuntimeError) as e:
-        raise _cannot_be_had(e, ref) from e
-    return rows
-
-
-def _reading(rows: Iterable[Any], ref: str) -> Iterator[Any]:
-    try:
-        yield from rows
-    except OSError as e:
-        raise _cannot_be_had(e, ref) from e

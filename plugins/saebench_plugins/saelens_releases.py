@@ -183,25 +183,26 @@ def download(found: Found, names: tuple[str, ...]) -> tuple[Path, str | None]:
     Raises:
         SaebenchError: the repository, revision or a file is not there, is gated, or cannot be reached.
     """
-    import httpx
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+
+    from saebench_plugins.hub import failures
 
     revision, folder = found.revision, Path()
     try:
         for name in names:
             folder = Path(hf_hub_download(found.repo, f"{found.folder}/{name}", revision=revision)).parent
             revision = _commit(folder, found.folder) or revision
-    except (OSError, ValueError, httpx.HTTPError, EntryNotFoundError) as e:
+    except failures() as e:
         raise _hub_error(found, e) from e
     return folder, revision
 
 
 def download_if_there(found: Found, name: str) -> None:
     """Fetch a file that most folders do not have. Raises as `download` does, unless the hub says it is not there."""
-    import httpx
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    from saebench_plugins.hub import failures
 
     file = f"{found.folder}/{name}"
     try:
@@ -211,7 +212,7 @@ def download_if_there(found: Found, name: str) -> None:
         known_absent = cached is not None and not isinstance(cached, str)
         if isinstance(e, LocalEntryNotFoundError) and not known_absent:  # unreachable is not the same as absent
             raise _hub_error(found, e) from e
-    except (OSError, ValueError, httpx.HTTPError) as e:
+    except failures() as e:
         raise _hub_error(found, e) from e
 
 

@@ -10,7 +10,7 @@ import click
 from saebench_meta.cli.output import columns, json_line
 
 if TYPE_CHECKING:
-    from saebench_meta.plan import Inputs
+    from saebench_meta.inputs import Inputs
     from saebench_meta.plugins import PluginInfo, Registry
     from saebench_meta.sae import SAE
     from saebench_meta.settings import Settings
@@ -76,8 +76,8 @@ def check_sae(
         SaebenchError: the SAE cannot be opened, or a sample was asked for and model or corpus cannot be had.
     """
     from saebench_meta.errors import UnmetNeedError
+    from saebench_meta.inputs import InputsFinder
     from saebench_meta.inspect_sae import inspect_reconstruction, inspect_sae, sample_warnings
-    from saebench_meta.plan import InputsFinder
     from saebench_meta.resolve import resolve_sae
     from saebench_meta.settings import Settings
 

@@ -23,6 +23,7 @@ from saebench_meta.errors import SaebenchError, did_you_mean
 
 COMMANDS = (
     "run",
+    "train",
     "show",
     "compare",
     "report",

@@ -53,7 +53,8 @@ def spread(args: Sequence[str], option: str) -> list[str]:
     return out
 
 
-def _option(*names: str, **attributes: Any) -> Callable[[F], F]:
+def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """An option whose default is shown on the help page."""
     attributes.setdefault("show_default", attributes.get("default") is not None)
     return click.option(*names, **attributes)
 
@@ -62,55 +63,59 @@ POSITIVE = click.IntRange(min=1)
 
 OPTIONS: tuple[Callable[[Any], Any], ...] = (
     # the subject
-    _option("--sae", multiple=True, metavar="REF", help="An SAE: a path or `scheme:name`. Repeat it for several."),
-    _option("--family", multiple=True, metavar="REF...", help="Several SAEs at one site as one subject, in order."),
-    _option("--reference", metavar="REF", help="SAE to compare with; looked for if not given."),
-    _option("--model", metavar="REF", help="Language model, over what the SAE says."),
-    _option("--revision", metavar="REV", help="Revision of the language model."),
-    _option("--hook", metavar="NAME", help="Hook the SAE reads, over what the SAE says."),
+    option("--sae", multiple=True, metavar="REF", help="An SAE: a path or `scheme:name`. Repeat it for several."),
+    option("--family", multiple=True, metavar="REF...", help="Several SAEs at one site as one subject, in order."),
+    option("--reference", metavar="REF", help="SAE to compare with; looked for if not given."),
+    option("--model", metavar="REF", help="Language model, over what the SAE says."),
+    option("--revision", metavar="REV", help="Revision of the language model."),
+    option("--hook", metavar="NAME", help="Hook the SAE reads, over what the SAE says."),
     # the tasks
-    _option("--tasks", multiple=True, default=DEFAULT.tasks, metavar="NAME|GLOB,...", help="Names, globs, or `all`."),
-    _option("-P", "--parameter", multiple=True, metavar="TASK.KEY=VALUE", help="A parameter of a task; repeatable."),
-    _option("--judge", metavar="NAME", help="Judge for the tasks that need one."),
+    option("--tasks", multiple=True, default=DEFAULT.tasks, metavar="NAME|GLOB,...", help="Names, globs, or `all`."),
+    option("-P", "--parameter", multiple=True, metavar="TASK.KEY=VALUE", help="A parameter of a task; repeatable."),
+    option(
+        "--train-budget", type=click.FloatRange(min=0), default=DEFAULT.train_budget, metavar="MIN",
+        help="Minutes that training a missing reference may take; 0 trains none.",
+    ),
+    option("--judge", metavar="NAME", help="Judge for the tasks that need one."),
     # the data
-    _option("--corpus", metavar="REF", help="Documents: a file or a data set; by default the SAE's own."),
-    _option("--split", metavar="NAME", help="Split of the data set."),
-    _option("--text-field", default=DEFAULT.text_field, metavar="NAME", help="Field that holds a document's text."),
-    _option("--data-revision", metavar="REV", help="Revision of the data set."),
-    _option("--context", type=POSITIVE, metavar="N", help="Tokens per context; by default the SAE's own."),
-    _option(
+    option("--corpus", metavar="REF", help="Documents: a file or a data set; by default the SAE's own."),
+    option("--split", metavar="NAME", help="Split of the data set."),
+    option("--text-field", default=DEFAULT.text_field, metavar="NAME", help="Field that holds a document's text."),
+    option("--data-revision", metavar="REV", help="Revision of the data set."),
+    option("--context", type=POSITIVE, metavar="N", help="Tokens per context; by default the SAE's own."),
+    option(
         "--packing", type=click.Choice(get_args(Packing)), default=DEFAULT.packing,
         help="One document a context, or documents joined end to end.",
     ),
-    _option("--tokens", type=POSITIVE, metavar="N", help="Tokens to evaluate on; by default what the profile says."),
-    _option("--profile", type=click.Choice(get_args(Profile)), default=DEFAULT.profile, help="How much data to use."),
-    _option("--seed", type=click.IntRange(min=0), default=DEFAULT.seed, metavar="N", help="Seed of every random draw."),
-    _option("--limit", type=POSITIVE, metavar="N", help="A seeded subset, in each task's own unit (`saebench tasks`)."),
+    option("--tokens", type=POSITIVE, metavar="N", help="Tokens to evaluate on; by default what the profile says."),
+    option("--profile", type=click.Choice(get_args(Profile)), default=DEFAULT.profile, help="How much data to use."),
+    option("--seed", type=click.IntRange(min=0), default=DEFAULT.seed, metavar="N", help="Seed of every random draw."),
+    option("--limit", type=POSITIVE, metavar="N", help="A seeded subset, in each task's own unit (`saebench tasks`)."),
     # the machine
-    _option("--device", default=DEFAULT.device, metavar="NAME", help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."),
-    _option(
+    option("--device", default=DEFAULT.device, metavar="NAME", help="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."),
+    option(
         "--device-map", type=click.Choice(get_args(DeviceMap)),
         help="Spread the language model over all GPUs; by default it is whole on --device.",
     ),
-    _option("--dtype", type=click.Choice(get_args(Dtype)), default=DEFAULT.dtype, help="Precision of the model."),
-    _option("--batch-size", type=batch_size, default="auto", metavar="N|auto", help="Tokens a forward pass."),
-    _option("--threads", type=POSITIVE, metavar="N", help="CPU threads."),
-    _option("--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of the activation cache."),
-    _option("--cache/--no-cache", default=DEFAULT.cache, help="Keep activations on disk for later runs."),
+    option("--dtype", type=click.Choice(get_args(Dtype)), default=DEFAULT.dtype, help="Precision of the model."),
+    option("--batch-size", type=batch_size, default="auto", metavar="N|auto", help="Tokens a forward pass."),
+    option("--threads", type=POSITIVE, metavar="N", help="CPU threads."),
+    option("--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of the activation cache."),
+    option("--cache/--no-cache", default=DEFAULT.cache, help="Keep activations on disk for later runs."),
     # the run
-    _option(
+    option(
         "-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT.out,
         help="Folder for the records.",
     ),
-    _option("--force", is_flag=True, help="Run again what is there already."),
-    _option("--fail-fast", is_flag=True, help="Stop at the first task that fails."),
-    _option("--dry-run", is_flag=True, help="Show what would run, load nothing."),
-    _option("--json", is_flag=True, help="One JSON object an event on standard output, nothing else there."),
-    _option(
+    option("--force", is_flag=True, help="Run again what is there already."),
+    option("--fail-fast", is_flag=True, help="Stop at the first task that fails."),
+    option("--dry-run", is_flag=True, help="Show what would run, load nothing."),
+    option("--json", is_flag=True, help="One JSON object an event on standard output, nothing else there."),
+    option(
         "--from-record", is_eager=True, expose_value=False, callback=config.take_record,
         type=click.Path(exists=True, path_type=Path), help="Take subject and settings from a record.",
     ),
-    _option(
+    option(
         "--config", is_eager=True, expose_value=False, callback=config.take_file,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="TOML file with a [run] table and [parameters.TASK].",

@@ -157,18 +157,24 @@ def what_to_type(unit: Unit, reason: str, settings: Settings) -> str | None:
 
 def show_plan(plan: Plan, settings: Settings, *, as_json: bool) -> None:
     """The units in the order in which they would run; nothing is loaded."""
-    from saebench_meta.plan import describe
+    from saebench_meta.plan import describe, trainings
     from saebench_meta.runner import kept_record
+    from saebench_meta.variants import in_words
 
-    lines = []
+    lines: list[tuple[str, ...]] = []
+    trained: dict[str, float] = {}
     for unit in plan.units:
         status = "skipped" if unit.unmet else "kept" if kept_record(unit, settings) else "to run"
         if as_json:
-            json_line({"event": "UnitPlanned", "status": status, **describe(unit)})
+            json_line({"event": "UnitPlanned", "status": status, **describe(unit, settings)})
         lines.append(_plan_line(unit, status))
+        if status == "to run":
+            trained.update(trainings(unit, settings))
     if as_json:
         return
     click.echo(columns(lines, ("task", "subject", "status", "tokens", "controls", "why")))
+    for label, seconds in trained.items():
+        click.echo(f"trains {label}: about {in_words(seconds)}, unless it is in the cache")
     for notice in plan.notices:
         click.echo(notice)
 

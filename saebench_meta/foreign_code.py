@@ -12,6 +12,10 @@ IMPORTERS = ("get_class_from_dynamic_module", "get_class_in_module")
 """Of transformers: every import of a file that lies beside weights goes through these."""
 
 
+class ForeignCodeError(SaebenchError):
+    """A model cannot be opened without code of its own."""
+
+
 @contextmanager
 def refused(ref: str) -> Iterator[None]:
     """While this lasts, files beside the weights cannot be imported.
@@ -20,7 +24,7 @@ def refused(ref: str) -> Iterator[None]:
     patch it, without asking for that flag; and which architecture it is, the model's config says.
 
     Raises:
-        SaebenchError: the model wanted code of its own, whether or not it would have opened without.
+        ForeignCodeError: the model wanted code of its own, whether or not it would have opened without.
     """
     from transformers import dynamic_module_utils
 
@@ -46,8 +50,8 @@ def refused(ref: str) -> Iterator[None]:
         raise _wants_code(ref)
 
 
-def _wants_code(ref: str) -> SaebenchError:
-    return SaebenchError(
+def _wants_code(ref: str) -> ForeignCodeError:
+    return ForeignCodeError(
         f"model '{ref}' cannot be opened without code of its own, which is never run here: give one of an "
         "architecture that transformers itself has"
     )

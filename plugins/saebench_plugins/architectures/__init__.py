@@ -1,0 +1,92 @@
+"""SAEs that `saebench train` trains: what they are called, their settings with the sources' defaults. No torch."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from saebench_meta.hookspecs import Architecture, hookimpl
+
+if TYPE_CHECKING:
+    from saebench_meta.training.recipe import Recipe
+
+saebench_api = 1
+
+L1 = {"l1": 8e-5, "l1_warmup": 0.05}
+"""The paper's A.6, for errors that are means over dimensions; the rise over 5 % of the steps is said in `relu`."""
+A6 = {"lr": 4e-4}
+
+
+def _later(module: str, name: str) -> Callable[..., Any]:
+    """A class of a module of this package, which is imported at the first call."""
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(*args, **kwargs)
+
+    return build
+
+
+def _within(**ranges: tuple[float, float]) -> Callable[[Recipe], str | None]:
+    """A check that hyperparameters lie in ranges, ends included."""
+
+    def check(recipe: Recipe) -> str | None:
+        for name, (low, high) in ranges.items():
+            value = recipe.hyperparameters[name]
+            if isinstance(value, str | tuple) or not low <= value <= high:
+                return f"{name} is {value}; it must be from {low:g} to {high:g}"
+        return None
+
+    return check
+
+
+@hookimpl
+def saebench_architectures() -> Mapping[str, Architecture]:
+    """By name."""
+    return {
+        "relu": Architecture(
+            build=_later("relu", "ReLU"),
+            hyperparameters=L1,
+            recipe=A6,
+            check=_within(l1=(0, math.inf), l1_warmup=(0, 1)),
+            summary="L1 penalty, decoder rows of norm 1 (Bricken et al. 2023)",
+        ),
+        "jumprelu": Architecture(
+            build=_later("jumprelu", "JumpReLU"),
+            hyperparameters={"l0_coefficient": 0.0018, "l0_warmup": 0.0, "bandwidth": 0.001, "threshold": 1.0},
+            check=_within(
+                l0_coefficient=(0, math.inf), l0_warmup=(0, 1), bandwidth=(1e-9, math.inf), threshold=(0, math.inf)
+            ),
+            summary="L0 penalty, a learnt threshold a latent (Rajamanoharan et al. 2024b)",
+        ),
+        "gated": Architecture(
+            build=_later("gated", "Gated"),
+            hyperparameters=L1,
+            recipe=A6,
+            check=_within(l1=(0, math.inf), l1_warmup=(0, 1)),
+            summary="apart: which latents fire, and how strongly (Rajamanoharan et al. 2024a)",
+        ),
+        "tied": Architecture(
+            build=_later("tied", "Tied"),
+            hyperparameters={
+                **L1,
+                "ortho": 0.0,
+                "ortho_delay": 1 / 3,
+                "ortho_warmup": 1 / 3,
+                "ortho_peak": 0.7,
+                "jumprelu": False,
+                "unit_norm": True,
+            },
+            recipe=A6,
+            check=_within(
+                l1=(0, math.inf),
+                l1_warmup=(0, 1),
+                ortho=(0, math.inf),
+                ortho_delay=(0, 1),
+                ortho_warmup=(0, 1),
+                ortho_peak=(0, 1),
+            ),
+            summary="encoder and decoder are one matrix; ortho: orthogonal to what it fires weakly on",
+        ),
+    }

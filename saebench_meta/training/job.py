@@ -1,0 +1,248 @@
+"""What `saebench train` and `Context.train` do: from references to activations, SAEs, and files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saebench_meta.errors import SaebenchError
+from saebench_meta.events import Notice, TrainingStep
+from saebench_meta.inputs import Inputs
+from saebench_meta.record import TrainedSAE
+from saebench_meta.resolve import ResolvedData, named_hook, resolve_data, resolve_model
+from saebench_meta.settings import Settings
+from saebench_meta.subjects import public_name
+from saebench_meta.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from saebench_meta.plugins import Registry
+    from saebench_meta.session import Session
+    from saebench_meta.training.feed import Feed
+    from saebench_meta.training.loop import Listeners
+    from saebench_meta.training.metrics import Figures
+    from saebench_meta.training.run import SiteFacts, Trained
+    from saebench_meta.training.trainable import Processes
+
+TRAINED = "trained"
+"""Folder of the cache where SAEs are that runs have trained."""
+FORMAT = "native"
+"""The loader that trained SAEs are written and read by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Several recipes over one site's activations.
+
+    Attributes:
+        inputs: model, hook and corpus; of its sampling only context, BOS, split and text field are used.
+        settings: model, device and precision.
+        out: each SAE gets a folder in it.
+    """
+
+    recipes: tuple[Recipe, ...]
+    inputs: Inputs
+    settings: Settings
+    out: Path
+    checkpoint_minutes: float = 10.0
+    force: bool = False
+
+
+def make_job(registry: Registry, recipes: Sequence[Recipe], **options: Any) -> Job:
+    """A job with every reference resolved; nothing is loaded.
+
+    Args:
+        options: `model`, `revision`, `hook`, `corpus`, `split`, `text_field`, `data_revision`, `context`,
+            `bos`, `out`, `device`, `device_map`, `dtype`, `threads`, `checkpoint_minutes`, `force`.
+
+    Raises:
+        SaebenchError: a reference cannot be resolved, or recipes that cannot share one pass.
+    """
+    if len(sizes := {r.batch_size for r in recipes}) > 1:
+        raise SaebenchError(f"SAEs trained in one pass share their batch size; these have {sorted(sizes)}")
+    model = resolve_model(registry, options["model"], options["revision"])
+    data = resolve_data(registry, options["corpus"], split=options["split"], revision=options["data_revision"])
+    if options["split"] is None and data.loader.train_split is not None:
+        data = resolve_data(registry, data.ref, split=data.loader.train_split, revision=options["data_revision"])
+    sampling = {
+        "context": options["context"],
+        "prepend_bos": options["bos"],
+        "split": data.identity.split,
+        "text_field": options["text_field"],
+    }
+    names = ("model", "revision", "device", "device_map", "dtype", "threads")
+    settings = Settings(**{name: options[name] for name in names})
+    inputs = Inputs(model, data, named_hook(options["hook"], options["model"]), sampling)
+    return Job(tuple(recipes), inputs, settings, options["out"], options["checkpoint_minutes"], options["force"])
+
+
+def run_job(registry: Registry, job: Job) -> list[Trained]:
+    """Train what a job asks for; what is finished is kept. With `torchrun`, as one of its processes.
+
+    Raises:
+        SaebenchError: the hook is not the model's, the corpus is empty, a loss that is not a number, …
+    """
+    import torch
+
+    from saebench_meta.session import Session
+    from saebench_meta.training.launch import init_processes
+
+    if job.settings.threads is not None:
+        torch.set_num_threads(job.settings.threads)
+    with init_processes(_device_type(job.settings.device)) as (processes, device):
+        settings = job.settings if processes.count == 1 else replace(job.settings, device=str(device))
+        session = Session(registry, settings)
+        session.model(job.inputs).check_hook(job.inputs.hook)
+        feed = site_feed_of(session, job.inputs, job.inputs.data, job.recipes[0], processes=processes)
+        return train_on(
+            session,
+            job.recipes,
+            feed,
+            job.out,
+            facts_of(job.inputs),
+            minutes=job.checkpoint_minutes,
+            resume=not job.force,
+            processes=processes,
+        )
+
+
+def train_on(
+    session: Session,
+    recipes: Sequence[Recipe],
+    feed: Feed,
+    folder: Path,
+    facts: SiteFacts,
+    *,
+    minutes: float = 10.0,
+    resume: bool = True,
+    processes: Processes | None = None,
+) -> list[Trained]:
+    """Train on a feed, with the session told of every step."""
+    from saebench_meta.training.loop import Pace, train
+
+    registry = session.registry
+    seconds = 60 * minutes if minutes else None
+    return train(
+        registry.architectures,
+        recipes,
+        feed,
+        folder,
+        facts,
+        registry.loaders[FORMAT],
+        pace=Pace(checkpoint_seconds=seconds),
+        listeners=listeners_of(session, {r.label: r for r in recipes}),
+        processes=processes,
+        resume=resume,
+    )
+
+
+def train_once(session: Session, recipe: Recipe, digest: str, feed: Callable[[], Feed], facts: SiteFacts) -> Trained:
+    """The SAE of a key: found in the cache, or trained there; without a cache, in a folder that is removed."""
+    from saebench_meta.training.run import finished_in
+
+    if session.cache is None:
+        with tempfile.TemporaryDirectory(prefix="saebench-training-") as scratch:
+            return train_on(session, [recipe], feed(), Path(scratch), facts)[0]
+    folder = session.cache.root / TRAINED / digest[:32]
+    found = finished_in(folder / recipe.label, recipe, session.registry.loaders[FORMAT], session.device)
+    if found is not None:
+        session.emit(Notice("info", f"{recipe.label} was trained before and is in the cache"))
+        return found
+    session.emit(Notice("info", f"training {recipe.label} on {recipe.tokens:,} activations"))
+    return train_on(session, [recipe], feed(), folder, facts)[0]
+
+
+def listeners_of(session: Session, recipes: dict[str, Recipe]) -> Listeners:
+    """Figures and notices as events of the session."""
+    from saebench_meta.training.loop import Listeners
+
+    def progress(label: str, figures: Figures) -> None:
+        session.emit(
+            TrainingStep(
+                label=label,
+                step=figures.step,
+                steps=recipes[label].steps,
+                loss=figures.loss,
+                fvu=figures.fvu,
+                l0=figures.l0,
+                dead_share=figures.dead_share,
+                tokens_per_second=figures.tokens_per_second,
+            )
+        )
+
+    return Listeners(notice=lambda message: session.emit(Notice("warning", message)), progress=progress)
+
+
+def site_feed_of(
+    session: Session,
+    inputs: Inputs,
+    data: ResolvedData,
+    recipe: Recipe,
+    *,
+    exclude: frozenset[str] = frozenset(),
+    processes: Processes | None = None,
+) -> Feed:
+    """Activations at a site on a corpus, without some of its documents."""
+    from saebench_meta.training.site_feed import Source, site_feed
+
+    sampling = inputs.sampling
+    text_field = str(sampling["text_field"])
+
+    def documents() -> Any:
+        return data.loader.documents(
+            data.rest, split=data.identity.split, revision=data.identity.revision, text_field=text_field
+        )
+
+    source = Source(
+        model=session.model(inputs),
+        hook=inputs.hook,
+        documents=documents,
+        corpus=data.key(),
+        context=int(sampling["context"]),
+        prepend_bos=bool(sampling["prepend_bos"]),
+        exclude=exclude,
+        text_field=text_field,
+        forward_tokens=session.settings.batch_size,
+    )
+    options: dict[str, Any] = {} if processes is None else {"processes": processes}
+    return site_feed(source, recipe.batch_size, recipe.seed, **options)
+
+
+def facts_of(inputs: Inputs) -> SiteFacts:
+    """What the info of an SAE trained on these inputs says of them."""
+    from saebench_meta.sae import Site
+    from saebench_meta.training.run import SiteFacts
+
+    return SiteFacts(
+        site=Site(model=inputs.model.ref, hook=inputs.hook, revision=inputs.model.identity.revision),
+        prepend_bos=bool(inputs.sampling["prepend_bos"]),
+        context_size=int(inputs.sampling["context"]),
+        dataset=inputs.data.ref,
+    )
+
+
+def _device_type(device: str) -> str:
+    """`cuda` where the device named, or found, is a GPU."""
+    import torch
+
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return found if device == "auto" else device
+
+
+def in_record(trained: Trained) -> TrainedSAE:
+    """What a record says of an SAE that its run trained."""
+    training = trained.training
+    last = {k: v for k, v in training.metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    info = trained.sae.info
+    return TrainedSAE(
+        label=trained.recipe.label,
+        recipe=trained.recipe.model_dump(mode="json"),
+        recipe_sha256=trained.recipe.digest(),
+        data=training.feed,
+        content_sha256=trained.sae.content_hash(),
+        info=info.model_copy(update={"site": info.site.model_copy(update={"model": public_name(info.site.model)})}),
+        seconds=round(training.seconds, 3),
+        metrics={k: float(v) for k, v in last.items()},
+    )
