@@ -34,6 +34,9 @@ _HOME = {
     "ModelIdentity": "hookspecs",
     "DatasetLoader": "hookspecs",
     "DataIdentity": "hookspecs",
+    "Architecture": "hookspecs",
+    "Recipe": "training.recipe",
+    "make_recipe": "training.recipe",
     "SaebenchError": "errors",
     "load_sae": "api",
     "run": "api",
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from saebench_meta.context import Context
     from saebench_meta.errors import SaebenchError
     from saebench_meta.hookspecs import (
+        Architecture,
         CatalogueEntry,
         DataIdentity,
         DatasetLoader,
@@ -74,3 +78,4 @@ if TYPE_CHECKING:
     from saebench_meta.sae import SAE, SAEInfo, Site
     from saebench_meta.stats import Estimate
     from saebench_meta.task import Family, Figure, Metric, Output, Pair, Table, Task
+    from saebench_meta.training.recipe import Recipe, make_recipe

@@ -88,6 +88,11 @@ class Context(Protocol):
         """The judge named for this run."""
         ...
 
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """What this task declared that it trains for this subject (`trains`), in that order."""
+        ...
+
     def train(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"] | None = None) -> SAE:
         """An SAE trained by a recipe that the task declared (`trains`): once, cached, locked, resumable.
 

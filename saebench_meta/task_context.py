@@ -112,6 +112,10 @@ class TaskContext:
             raise UnmetNeedError(f"task '{self._unit.task.name}' needs a judge: give --judge NAME")
         return self._session.registry.judges[self._unit.judge]()
 
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        return self._unit.trains
+
     def train(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"] | None = None) -> SAE:
         from saebench_meta.variants import training_of
 

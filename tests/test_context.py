@@ -24,6 +24,7 @@ SURFACE = {
     "lm": "(self) -> 'LanguageModel'",
     "memo": "(self, key: 'tuple[object, ...]', make: 'Callable[[], T]') -> 'T'",
     "proportion": "(self, successes: 'int', trials: 'int', *, n_unit: 'str') -> 'Estimate'",
+    "recipes": "property",
     "rng": "(self, purpose: 'str') -> 'np.random.Generator'",
     "sample": "(self) -> 'Sample'",
     "seed": "property",

@@ -208,14 +208,28 @@ def test_the_first_judge_answers_every_prompt() -> None:
     assert (judge.ask(["a", "b"]), judge.name, judge.version) == (["1", "1"], "first", "1")
 
 
-def test_the_tied_architecture_begins_with_unit_rows_from_its_seed() -> None:
+def test_the_square_root_architecture_trains() -> None:
     import torch
 
-    tied = example("architectures")[1].architectures["tied"]
-    one, two = (tied.initialise(3, 5, seed=s)["W"] for s in (1, 2))
-    assert torch.allclose(one.norm(dim=1), torch.ones(5))
-    assert torch.equal(one, tied.initialise(3, 5, seed=1)["W"])
-    assert not torch.equal(one, two)
+    from saebench_meta.training.recipe import make_recipe
+    from saebench_meta.training.trainer import Trainer
+
+    architecture = example("architectures")[1].architectures["sqrt"]
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0)).relu() * 3
+
+    def trained(penalty: float) -> tuple[Trainer, list[Any]]:
+        recipe = make_recipe(architecture, "sqrt", d_sae=12, tokens=64 * 60, batch_size=64, lr=0.01, penalty=penalty)
+        trainer = Trainer(architecture, recipe, x)
+        return trainer, [trainer.step(x) for _ in range(60)]
+
+    weak, strong = trained(0.0)[1], trained(0.1)[1]
+    assert weak[-1].sse < weak[0].sse / 2
+    assert strong[-1].l0 < weak[-1].l0
+    trainer = trained(0.01)[0]
+    made, p = trainer.export(), trainer.sae.parameters
+    codes = torch.relu(x @ made.W_enc + made.b_enc) * trainer.scale
+    torch.testing.assert_close(codes, torch.relu(x * trainer.scale @ p["W_enc"].T + p["b_enc"]).detach())
+    torch.testing.assert_close(made.W_dec.norm(dim=1), torch.ones(12))
 
 
 def test_the_need_says_why_it_is_unmet() -> None:

@@ -139,7 +139,23 @@ def peek_model(ref: str, *, revision: str | None = None) -> ModelIdentity:
             "(saved with save_pretrained; pickled .bin weights are not opened)"
         )
     named = [folder / name for name in HASHED if (folder / name).is_file()]
-    return ModelIdentity(ref, None, {p.name: file_sha256(p) for p in (*named, *sorted(folder.glob("*.safetensors")))})
+    hashes = {p.name: file_sha256(p) for p in (*named, *sorted(folder.glob("*.safetensors")))}
+    return ModelIdentity(ref, None, hashes, parameters_of(folder / CONFIG))
+
+
+def parameters_of(config: Path) -> int | None:
+    """About how many parameters a model has by its configuration: 12 d² a layer and two embeddings; None if unsaid."""
+    try:
+        said = json.loads(config.read_bytes())
+        said = said.get("text_config", said)
+    except (OSError, ValueError, AttributeError):
+        return None
+    names = (("hidden_size", "n_embd", "d_model"), ("num_hidden_layers", "n_layer", "num_layers"), ("vocab_size",))
+    found = [next((said[n] for n in same if isinstance(said.get(n), int)), None) for same in names]
+    if None in found:
+        return None
+    d, layers, vocabulary = (int(n or 0) for n in found)
+    return layers * 12 * d * d + 2 * vocabulary * d
 
 
 def _peek_hub(name: str, revision: str | None) -> ModelIdentity:
@@ -147,12 +163,12 @@ def _peek_hub(name: str, revision: str | None) -> ModelIdentity:
 
     commit = hub.commit_of(name, revision, CONFIG)
     try:
-        hub.fetch(name, CONFIG, commit)
+        config = hub.fetch(name, CONFIG, commit)
     except RemoteEntryNotFoundError as e:
         raise SaebenchError(f"'{name}' has no {CONFIG} on the hub: it is no model that transformers opens") from e
     except hub.failures() as e:
         raise hub.explained(e, name) from e
-    return ModelIdentity(name, commit)
+    return ModelIdentity(name, commit, parameters=parameters_of(config))
 
 
 def _fetch_weights(name: str, commit: str | None) -> None:

@@ -92,7 +92,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def read_header(folder: Path) -> Header | None:
-    """The header of the folder's checkpoint; None where there is none.
+    """The header of the folder's checkpoint; None where there is none. Call while the folder is locked.
 
     Raises:
         BadFileError: the file is no checkpoint.
@@ -110,7 +110,7 @@ def read_header(folder: Path) -> Header | None:
         if len(text) > MAX_HEADER:
             raise _bad(path, f"a header of {len(text):,} characters")
         return Header.model_validate_json(text)
-    except (OSError, SafetensorError) as e:
+    except (OSError, RuntimeError, SafetensorError) as e:  # torch maps the file, and says so in its own way
         raise _bad(path, str(e)) from e
     except ValidationError as e:
         first = e.errors()[0]
@@ -136,7 +136,7 @@ def restore(folder: Path, header: Header, trainer: Trainer) -> None:
                 if tuple(found.get_shape()) != tuple(like.shape):
                     raise _bad(path, f"'{name}' has shape {tuple(found.get_shape())}, expected {tuple(like.shape)}")
             tensors = {name: file.get_tensor(name) for name in wanted}
-    except (OSError, SafetensorError) as e:
+    except (OSError, RuntimeError, SafetensorError) as e:  # torch maps the file, and says so in its own way
         raise _bad(path, str(e)) from e
     for name, like in wanted.items():
         if tensors[name].dtype != like.dtype:

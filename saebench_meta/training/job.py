@@ -205,6 +205,7 @@ def site_feed_of(
         exclude=exclude,
         text_field=text_field,
         forward_tokens=session.settings.batch_size,
+        notice=lambda message: session.emit(Notice("warning", message)),
     )
     options: dict[str, Any] = {} if processes is None else {"processes": processes}
     return site_feed(source, recipe.batch_size, recipe.seed, **options)

@@ -202,7 +202,7 @@ class _Pass:
         self._complete()
         while self.going:
             x = self._next()
-            at_work = [run for run in self.going if True]
+            at_work = [run for run in self.going if run.step == self.step]
             for run in at_work:
                 run.advance(x)
             self.step += 1

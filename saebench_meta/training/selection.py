@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 SPARSE_SHARE = 0.04
 """Share of active entries above which dense products are faster: measured at d_in 768 (3 %) and 128 (8 %)."""
-SAMPLE = 200_000
-"""Pre-activations looked at to guess where the largest begin."""
+SAMPLE = 400
+"""How many of the largest to expect among the pre-activations looked at to guess where the largest begin."""
 MARGINS = (1.25, 2.5, math.inf)
 """How many candidates to ask for, as multiples of those wanted, one after the other until they suffice."""
+
+
+def sizes_fixed(x: Tensor) -> bool:
+    """Whether numbers of entries must not depend on values: on a GPU, where to read one is to wait for it."""
+    return x.is_cuda
 
 
 def top_per_row(pre: Float[Tensor, "batch d_sae"], k: int) -> Int[Tensor, " batch_k"]:
@@ -42,24 +47,24 @@ def top_of_batch(pre: Float[Tensor, "batch d_sae"], k: int, processes: Processes
     earlier processes first. All processes have equally many rows.
     """
     flat, n = pre.view(-1), k * len(pre) * processes.count
-    if flat.is_cuda and processes.count == 1:  # a fixed number, so that nothing waits
+    if sizes_fixed(flat) and processes.count == 1:
         return flat.topk(min(n, len(flat)), sorted=False).indices.sort().values
-    sample = processes.gather(flat[:: _stride(*pre.shape)]).view(-1)
     share = n / (len(flat) * processes.count)
+    sample = processes.gather(flat[:: _stride(int(n / SAMPLE), pre.shape[1])]).view(-1)
     for margin in MARGINS:
         rank = math.ceil(margin * share * len(sample)) if margin < math.inf else len(sample)
         bound = float(sample.kthvalue(len(sample) - rank + 1).values) if rank < len(sample) else 0.0
         places = _places_above(flat, max(bound, 0.0))
         if not bound > 0 or int(processes.sum(torch.tensor(len(places), device=flat.device))) >= n:
             break
-    return places[_strongest(flat[places], n, processes)]
+    return places[_strongest(flat.take(places), n, processes)]
 
 
 def above(
     pre: Float[Tensor, "batch d_sae"], bound: float | Float[Tensor, " d_sae"], share: float = SPARSE_SHARE
 ) -> Int[Tensor, " nnz"] | Bool[Tensor, "batch d_sae"]:
-    """Where `pre > bound`: places; a mask where they are more than `share` of all, and on a GPU."""
-    if pre.is_cuda:
+    """Where `pre > bound`: places; a mask where they are more than `share` of all, and wherever sizes are fixed."""
+    if sizes_fixed(pre):
         return pre > bound
     mask = _greater(pre, bound)
     if np.count_nonzero(mask) > share * mask.size:
@@ -67,9 +72,9 @@ def above(
     return torch.from_numpy(np.flatnonzero(mask))
 
 
-def _stride(rows: int, d_sae: int) -> int:
-    """Steps in which to sample the flattened matrix: they come past all latents alike."""
-    stride = max(1, rows * d_sae // SAMPLE)
+def _stride(wanted: int, d_sae: int) -> int:
+    """Steps in which to sample the flattened matrix, at least those wanted: they come past all latents alike."""
+    stride = max(1, wanted)
     while math.gcd(stride, d_sae) > 1:
         stride += 1
     return stride
@@ -99,16 +104,20 @@ def _greater(x: Tensor, bound: float | Tensor) -> np.ndarray[Any, np.dtype[np.bo
     if x.dtype == torch.bfloat16:
         x = x.float()
     limit = bound.detach().to(x.dtype).numpy() if isinstance(bound, torch.Tensor) else x.numpy().dtype.type(bound)
-    return np.greater(x.numpy(), limit, out=mask)
+    np.greater(x.numpy(), limit, out=mask)
+    return mask
 
 
 _held = threading.local()
 
 
 def scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Memory of this thread on the CPU, taken again by the next call: fresh pages cost a tenth of a step."""
-    held, size = _held.__dict__.get(name), math.prod(shape)
-    if held is None or held.dtype != dtype or held.numel() < size or held.numel() > 4 * size:
-        held = _held.__dict__[name] = torch.empty(size, dtype=dtype)
-    made: Tensor = held[:size].view(*shape)
-    return made
+    """Memory of this thread on the CPU, taken again by the next call of that name: fresh pages cost a tenth of a step.
+
+    As much as the largest call so far needed is held.
+    """
+    size = math.prod(shape)
+    held: Tensor | None = _held.__dict__.get(f"{name} {dtype}")
+    if held is None or held.numel() < size:
+        held = _held.__dict__[f"{name} {dtype}"] = torch.empty(size, dtype=dtype)
+    return held[:size].view(*shape)

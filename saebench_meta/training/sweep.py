@@ -26,8 +26,8 @@ def count(text: str | int) -> int:
     try:
         value = float(number) * multiple
     except ValueError:
-        value = 0
-    if value < 1 or value != int(value):
+        value = 0.0
+    if not (value >= 1 and value.is_integer()):
         raise SaebenchError(f"'{text}' is no number of tokens; write e.g. 500k, 2M or 1B")
     return int(value)
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 SCALE_ROWS = 65_536
 """Activations the scale is measured on, at most."""
+BLOCK = 65_536
+"""Numbers of a matrix that a CPU works on at a time where several passes follow each other."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class Trainer:
                 for tensor in parameters.values():
                     tensor.grad = self.processes.mean(_gradient(tensor))
             for name in self.sae.constrained:
-                remove_parallel(_gradient(parameters[name]), parameters[name])
+                for gradient, rows in _blocks(_gradient(parameters[name]), parameters[name]):
+                    remove_parallel(gradient, rows)
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(list(parameters.values()), self.recipe.clip)
         for group in self.optimizer.param_groups:
@@ -124,7 +127,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name in self.sae.constrained:
-                parameters[name].copy_(unit_rows(parameters[name]))
+                for (rows,) in _blocks(parameters[name]):
+                    rows.copy_(unit_rows(rows))
 
     def _result(self, x: Tensor, loss: Loss, dead: Tensor) -> StepResult:
         p = self.processes
@@ -134,7 +138,7 @@ class Trainer:
         return StepResult(
             loss=p.mean(loss.total.detach()),
             sse=p.sum(loss.sse),
-            sst=p.sum((x - mean).square().sum()),
+            sst=p.sum((x - mean).square_().sum()),
             l0=p.sum(loss.active) / rows,
             dead=dead.sum(),
             parts=parts,
@@ -198,6 +202,12 @@ def scale_of(x: Float[Tensor, "batch d_in"]) -> float:
     if not math.isfinite(mean_square):
         raise SaebenchError("activations to train on hold NaN or infinite values")
     return 1 / math.sqrt(mean_square) if mean_square > 0 else 1.0
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of rows small enough that what is worked out on them stays in a CPU's cache; all rows on a GPU."""
+    rows = tensors[0].shape[0] if tensors[0].is_cuda else max(1, BLOCK // tensors[0].shape[1])
+    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
 def _gradient(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from saebench_meta.hookspecs import Architecture, hookimpl
+from saebench_plugins.architectures.topk_settings import MATRYOSHKA, TOPK, check_matryoshka, check_topk
 
 if TYPE_CHECKING:
     from saebench_meta.training.recipe import Recipe
@@ -45,6 +46,24 @@ def _within(**ranges: tuple[float, float]) -> Callable[[Recipe], str | None]:
 def saebench_architectures() -> Mapping[str, Architecture]:
     """By name."""
     return {
+        "topk": Architecture(
+            build=_later("topk", "TopK"),
+            hyperparameters=TOPK,
+            check=check_topk,
+            summary="the k largest of each token, AuxK for dead latents (Gao et al. 2024)",
+        ),
+        "batchtopk": Architecture(
+            build=_later("topk", "BatchTopK"),
+            hyperparameters=TOPK,
+            check=check_topk,
+            summary="the k·batch largest of a batch, a threshold at inference (Bussmann et al. 2024)",
+        ),
+        "matryoshka": Architecture(
+            build=_later("matryoshka", "Matryoshka"),
+            hyperparameters=MATRYOSHKA,
+            check=check_matryoshka,
+            summary="BatchTopK whose prefixes all reconstruct (Bussmann et al. 2025)",
+        ),
         "relu": Architecture(
             build=_later("relu", "ReLU"),
             hyperparameters=L1,

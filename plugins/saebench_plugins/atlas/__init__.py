@@ -33,6 +33,7 @@ from saebench_plugins.atlas.site import (
     DATA,
     HOOK,
     MANIFEST,
+    MODEL_PARAMETERS,
     MODEL_REF,
     WIDTHS,
     K,
@@ -200,7 +201,8 @@ def peek_model(
     """The model by the hashes of its files."""
     _check_model_ref(ref)
     files = sorted(path for path in (DATA / "model").iterdir() if path.is_file())
-    return ModelIdentity(MODEL_REF, files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return ModelIdentity(MODEL_REF, files=hashes, parameters=MODEL_PARAMETERS)
 
 
 def _check_model_ref(ref: str) -> None:

@@ -11,6 +11,8 @@ MANIFEST = "atlas.json"
 MODEL_REF = "atlas"
 """The language model, as `--model` takes it."""
 
+MODEL_PARAMETERS = 1_136_128
+
 SITE_LAYER = 1
 D_MODEL, K = 128, 4
 WIDTHS = (128, 256, 512)
