@@ -136,12 +136,18 @@ def _show(job: Job, *, as_json: bool) -> None:
 
 
 def _train(registry: Registry, job: Job, *, as_json: bool) -> int:
+    import os
+    from contextlib import nullcontext
+
     from saebench_meta.progress import display
     from saebench_meta.tables import number
     from saebench_meta.training.job import run_job
 
-    with display(registry, as_json=as_json):
+    first = os.environ.get("RANK", "0") == "0"  # the other processes of torchrun say nothing
+    with display(registry, as_json=as_json) if first else nullcontext():
         finished = run_job(registry, job)
+    if not first:
+        return 0
     rows = []
     for one in finished:
         m = one.training.metrics
@@ -151,5 +157,6 @@ def _train(registry: Registry, job: Job, *, as_json: bool) -> int:
         rows.append((one.folder.name, *shown, f"{one.training.tokens_per_second:,.0f}", str(one.folder)))
     if not as_json and rows:
         click.echo(columns(rows, ("SAE", "FVU", "L0", "dead share", "tokens/s", "saved in")))
-        click.echo(f"\nnext: saebench run --sae {finished[0].folder} --tasks all")
+        unseen = "" if job.inputs.data.loader.train_split else " --corpus DOCUMENTS_IT_HAS_NOT_SEEN"
+        click.echo(f"\nnext: saebench run --sae {finished[0].folder} --tasks all{unseen}")
     return 0

@@ -73,7 +73,7 @@ def measure(folders: list[Path], site: dict[str, Any]) -> tuple[pd.DataFrame, di
         parts = zip(x.split(4096), f.split(4096), strict=True)
         error = sum(float((part - sae.decode(codes)).double().square().sum()) for part, codes in parts)
         kind, settings_of = recipe["architecture"], recipe["hyperparameters"]
-        l0 = (f != 0).sum(1)
+        l0 = (f != 0).sum(1).double()
         rows.append(
             {
                 "name": folder.name,
@@ -81,15 +81,20 @@ def measure(folders: list[Path], site: dict[str, Any]) -> tuple[pd.DataFrame, di
                 "width": recipe["d_sae"],
                 "k": settings_of.get("k"),
                 "seed": recipe["seed"],
-                "l0": float(l0.double().mean()),
+                "l0": float(l0.mean()),
                 "nmse": error / total,
-                "dead": float((l0.new_zeros(f.shape[1]) + (f != 0).sum(0) == 0).double().mean()),
+                "silent": float((f == 0).all(0).double().mean()),
                 "tokens": len(x),
             }
         )
-        if recipe["seed"] == 0 and (settings_of.get("k") in (8, None)):
-            active.setdefault(f"{NAMES[kind]} {recipe['d_sae']}", l0.numpy())
-    return pd.DataFrame(rows), active
+        if recipe["seed"] == 0 and (NAMES[kind] not in active or nearer(l0, active[NAMES[kind]])):
+            active[NAMES[kind]] = l0.numpy()
+    return pd.DataFrame(rows), {f"{n}, L0 {v.mean():.1f}": v for n, v in active.items()}
+
+
+def nearer(one: Any, other: Any) -> bool:
+    """Whether one SAE's L0 is nearer to 8 than another's."""
+    return abs(float(one.mean()) - 8) < abs(float(other.mean()) - 8)
 
 
 def cross_entropies(table: pd.DataFrame, folders: list[Path], site: dict[str, Any], out: Path) -> pd.DataFrame:
@@ -141,17 +146,16 @@ def at_l0(table: pd.DataFrame, kind: str, width: int, seed: int, k: float) -> fl
 def comparisons(table: pd.DataFrame) -> dict[str, alt.TopLevelMixin]:
     """NMSE and cross-entropy against width at one k, and against L0 at one width (the paper's figure 7)."""
     width = int(table.width[table.kind == "ReLU"].iloc[0])
-    at_k = table[(table.k == 8)]
-    at_width = table[table.width == width]
-    scale = alt.Scale(type="log", base=2)
-    x_width = alt.X("width:Q", title="latents", scale=scale)
-    x_l0 = alt.X("l0:Q", title="L0 (active latents a token)", scale=alt.Scale(type="log"))
-    titles = {"nmse": "NMSE", "ce_degradation": "CE degradation (nats)"}
+    widths = sorted(int(w) for w in table.width.unique())
+    log = {"type": "log", "nice": False, "padding": 12}
+    x_width = alt.X("width:Q", title="latents", scale=alt.Scale(**log), axis=alt.Axis(values=widths))
+    x_l0 = alt.X("l0:Q", title="L0 (active latents a token)", scale=alt.Scale(**log))
     charts: dict[str, alt.TopLevelMixin] = {}
-    for column, title in titles.items():
+    for column, title in {"nmse": "NMSE", "ce_degradation": "CE degradation (nats)"}.items():
         y = alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False))
-        left = _lines(at_k.dropna(subset=[column]), x_width, y, column)
-        right = _lines(at_width.dropna(subset=[column]), x_l0, y, column)
+        y_log = alt.Y(f"{column}:Q", title=title, scale=alt.Scale(**log))
+        left = _lines(table[table.k == 8].dropna(subset=[column]), x_width, y, column)
+        right = _lines(table[table.width == width].dropna(subset=[column]), x_l0, y_log, column)
         charts[column.replace("_", "-")] = alt.hconcat(
             left.properties(title="k = 8"), right.properties(title=f"{width} latents")
         )
@@ -173,15 +177,15 @@ def _means(data: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def distribution(active: dict[str, np.ndarray]) -> alt.TopLevelMixin:
-    """Active latents a token (the paper's figure 9)."""
+    """Active latents a token (the paper's figure 9), of the SAE of each kind whose L0 is nearest to 8."""
     from saebench_meta.charts import bars, histogram
 
     top = int(np.quantile(np.concatenate(list(active.values())), 0.995))
-    chosen = {n: v for n, v in active.items() if n.startswith(("BatchTopK", "TopK"))}
-    data = histogram(chosen, bounds=(0, top), integers=True)
+    data = histogram(active, bounds=(0, top), integers=True)
+    chart = bars(data, x="L0 (active latents a token)", y="share of tokens").properties(width=240, height=160)
     return (
-        bars(data, x="L0 (active latents a token)", y="share of tokens")
-        .facet("group:N", columns=3)
+        chart.encode(color=alt.value("#4c78a8"))
+        .facet(alt.Facet("group:N", title=None), columns=2)
         .resolve_scale(y="independent")
     )
 
