@@ -168,8 +168,9 @@ def _moving(console: Console) -> Iterator[Listener]:
 class MovingLines:
     """A moving line for the unit at work, under one for the run; a finished unit becomes a line that stays."""
 
-    def __init__(self, bars: Any) -> None:
-        self.bars = bars
+    def __init__(self, bars: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        self.bars, self.clock = bars, clock
+        self._told = clock()
         self._run: Any = None
         self._unit: Any = None
         self._label = ""
@@ -205,8 +206,10 @@ class MovingLines:
         if event.label not in self._trainings:
             self._trainings[event.label] = self.bars.add_task(event.label, total=event.steps)
         if event.step < event.steps:
-            text = f"{event.label}: {figures(event)}"
-            self.bars.update(self._trainings[event.label], completed=event.step, description=text)
+            self.bars.update(self._trainings[event.label], completed=event.step)
+            if (now := self.clock()) - self._told >= PLAIN_SECONDS:  # a bar has no room for the figures
+                self._told = now
+                self._say(event, None)
         else:
             self.bars.remove_task(self._trainings.pop(event.label))
             self._say(event, STATUS_STYLE["ok"])

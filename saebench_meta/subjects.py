@@ -11,6 +11,7 @@ from saebench_meta.inputs import InputsFinder
 from saebench_meta.plugins import Registry
 from saebench_meta.record import Subject, SubjectSAE, TrainedSAE
 from saebench_meta.resolve import ResolvedSAE, find_reference, resolve_sae
+from saebench_meta.sae import SAEInfo
 from saebench_meta.settings import Settings
 from saebench_meta.task import Task
 from saebench_meta.variants import in_words, reference_training, trained_reference
@@ -54,10 +55,17 @@ def _in_record(sae: ResolvedSAE, role: str, trained: TrainedSAE | None) -> Subje
         role=role,  # type: ignore[arg-type]  # checked by the model
         loader=sae.scheme,
         loader_version=sae.loader.version if sae.training is None else sae.training.recipe.architecture_version,
-        info=info.model_copy(update={"site": info.site.model_copy(update={"model": public_name(info.site.model)})}),
+        info=public_info(info),
         files=dict(sae.files),
         trained=trained,
     )
+
+
+def public_info(info: SAEInfo) -> SAEInfo:
+    """An SAE's info fit for a record: no path on this machine in its model or data set."""
+    site = info.site.model_copy(update={"model": public_name(info.site.model)})
+    dataset = None if info.dataset is None else public_name(info.dataset)
+    return info.model_copy(update={"site": site, "dataset": dataset})
 
 
 def public_name(ref: str) -> str:
@@ -146,7 +154,7 @@ class Subjects:
         inputs = self.inputs.find(sae) if budget else ""
         training = None
         if not isinstance(inputs, str):
-            training = reference_training(self.registry, sae, inputs, self.settings.seed)
+            training = reference_training(self.registry, sae, inputs, self.settings)
         if training is None:
             return SubjectPlan("pair", (sae,), missing)
         seconds, label = training.seconds(self.settings), training.recipe.label

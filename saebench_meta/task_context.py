@@ -129,16 +129,19 @@ class TaskContext:
         else:
             d_in = self._unit.subject.members[0].info.d_in
             inputs = self.site.inputs
-            trained = self._session.trained_for(training_of(self._session.registry, recipe, inputs, d_in))
+            trained = self._session.trained_for(
+                training_of(self._session.registry, recipe, inputs, d_in, self._session.settings.dtype)
+            )
         self.trained.append(trained)
         return trained.sae
 
     def _train_on_rows(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"]) -> Trained:
         from saebench_meta.training.feed import TensorFeed
         from saebench_meta.training.run import SiteFacts
+        from saebench_meta.variants import TRAINER_VERSION
 
-        feed = TensorFeed(rows.to(self.device), recipe.batch_size, recipe.seed)
-        key = {"recipe": recipe.digest(), "rows": feed.identity()}
+        feed = TensorFeed(rows.to(self.device), recipe.batch_size, recipe.data_seed)
+        key = {"trainer": TRAINER_VERSION, "recipe": recipe.digest(), "rows": feed.identity()}
         site = self._unit.subject.members[0].info.site
         facts = SiteFacts(site=site, prepend_bos=False, notes=(f"trained on {len(rows):,} rows by {self._unit.label}",))
         return self._session.train(recipe, key, lambda: feed, facts)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SCHEME = "trained"
 """What stands before the label in the reference of a trained SAE; nothing can be loaded by it."""
+TRAINER_VERSION = 1
+"""Raise it when the same recipe on the same data would give other weights."""
 REFERENCE_ARCHITECTURE = "batchtopk"
 REFERENCE_TOKENS = 4_096_000
 REFERENCE_K = 32
@@ -48,16 +50,23 @@ class Training:
         inputs: model, hook, context and the sample that is evaluated.
         data: corpus it is trained on.
         d_in: width of the site.
+        dtype: of the language model.
     """
 
     recipe: Recipe
     inputs: Inputs
     data: ResolvedData
     d_in: int
+    dtype: str
 
     def key(self) -> dict[str, Any]:
         """What determines the weights; part of the ids of records that use them."""
-        return {"recipe": self.recipe.digest(), "inputs": self.inputs.key(), "data": self.data.key()}
+        inputs = self.inputs.key()
+        if not self.excludes_sample:  # then only these of the sampling matter
+            inputs["data"] = None
+            inputs["sampling"] = {name: inputs["sampling"][name] for name in ("context", "prepend_bos", "text_field")}
+        said = {"recipe": self.recipe.digest(), "inputs": inputs, "data": self.data.key(), "dtype": self.dtype}
+        return {"trainer": TRAINER_VERSION, **said}
 
     @property
     def excludes_sample(self) -> bool:
@@ -69,16 +78,16 @@ class Training:
         return training_seconds(self.recipe, self.d_in, self.inputs.model.identity.parameters, settings)
 
 
-def training_of(registry: Registry, recipe: Recipe, inputs: Inputs, d_in: int) -> Training:
+def training_of(registry: Registry, recipe: Recipe, inputs: Inputs, d_in: int, dtype: str) -> Training:
     """A training on the corpus of some inputs, or on the split of it that is kept for training."""
     data = inputs.data
     split = data.loader.train_split
     if split is not None and split != data.identity.split:
         data = resolve_data(registry, data.ref, split=split, revision=data.identity.revision)
-    return Training(recipe, inputs, data, d_in)
+    return Training(recipe, inputs, data, d_in, dtype)
 
 
-def reference_training(registry: Registry, sae: ResolvedSAE, inputs: Inputs, seed: int) -> Training | None:
+def reference_training(registry: Registry, sae: ResolvedSAE, inputs: Inputs, settings: Settings) -> Training | None:
     """A narrower SAE at the site of one that has none: half its width, its own k where it has one."""
     d_sae = sae.info.d_sae // 2
     if d_sae < 2 or REFERENCE_ARCHITECTURE not in registry.architectures:
@@ -92,9 +101,10 @@ def reference_training(registry: Registry, sae: ResolvedSAE, inputs: Inputs, see
         lr=1e-3,
         warmup=0.05,
         decay=0.2,
-        seed=seed,
+        seed=settings.seed,
+        data_seed=settings.seed,
     )
-    return training_of(registry, recipe, inputs, sae.info.d_in)
+    return training_of(registry, recipe, inputs, sae.info.d_in, settings.dtype)
 
 
 def trained_reference(sae: ResolvedSAE, training: Training) -> ResolvedSAE:

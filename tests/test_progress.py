@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from saebench_meta import tables
-from saebench_meta.events import Event, Notice, Progress, RunFinished, RunPlanned, UnitFinished, UnitStarted
+from saebench_meta.events import (
+    Event,
+    Notice,
+    Progress,
+    RunFinished,
+    RunPlanned,
+    TrainingStep,
+    UnitFinished,
+    UnitStarted,
+)
 from saebench_meta.plugins import Registry
 from saebench_meta.progress import MovingLines, Once, PlainLines, describe, display, json_lines
 
@@ -142,3 +151,32 @@ def test_nothing_with_escape_sequences_reaches_a_pipe(as_json: bool, capsys: pyt
     assert (err if as_json else out) == ""
     assert len(lines) == (8 if as_json else 7)
     assert all(json.loads(line)["event"] for line in lines) if as_json else lines[0].startswith("planned")
+
+
+def step(number: int, fvu: float | None = 0.25) -> TrainingStep:
+    return TrainingStep("topk-8-k2-s0", number, 300, 0.5, fvu, 2.0, 0.125, 10_000.0)
+
+
+def test_a_training_is_a_bar_with_a_line_of_figures_now_and_then() -> None:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    stream, now = io.StringIO(), [0.0]
+    with Bars(console=Console(file=stream, force_terminal=True, width=120), auto_refresh=False) as bars:
+        lines = MovingLines(bars, clock=lambda: now[0])
+        lines(step(100))
+        assert [(t.description, t.completed, t.total) for t in bars.tasks] == [("topk-8-k2-s0", 100, 300)]
+        assert "FVU" not in stream.getvalue()
+        now[0] = 11.0
+        lines(step(200, None))
+        assert "step 200/300, loss 0.5, FVU -, L0 2.0, dead 12.5%, 10,000 tokens/s" in stream.getvalue()
+        lines(step(300))
+        assert bars.tasks == [] and "step 300/300" in stream.getvalue()
+
+
+def test_in_a_log_the_last_step_of_a_training_is_always_told() -> None:
+    stream, now = io.StringIO(), [0.0]
+    lines = PlainLines(stream, clock=lambda: now[0])
+    for number in (100, 200, 300):
+        lines(step(number))
+    assert [line.split(",")[0].split()[-1] for line in stream.getvalue().splitlines()] == ["100/300", "300/300"]

@@ -37,7 +37,7 @@ cache_dir = click.option(
 
 @click.group("cache")
 def command() -> None:
-    """Look at the activation cache, or make it smaller."""
+    """Look at the cache of activations and trained SAEs, or make it smaller."""
 
 
 @command.command("info")
@@ -45,14 +45,22 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, envvar="SAEBENCH_JSON", help="As one JSON object.")
 def info(cache_dir: Path | None, as_json: bool) -> None:
     """Say where the cache is, and how much it holds."""
+    from saebench_meta.training.kept import kept
+
     held = _cache(cache_dir).info()
+    trained = kept(held.root)
     if as_json:
-        json_line({"root": held.root, "bytes": held.bytes, "max_bytes": held.max_bytes, "entries": _entries(held)})
+        saes = [{**asdict(one), "path": str(one.path)} for one in trained]
+        facts = {"root": held.root, "bytes": held.bytes, "max_bytes": held.max_bytes, "entries": _entries(held)}
+        json_line({**facts, "trained": saes})
         return
     click.echo(f"{held.root}: {len(held.entries)} entries, {size(held.bytes)} of at most {size(held.max_bytes)}")
     rows = [(e["key"][:12], size(e["bytes"]), e["last_used"], "yes" if e["in_use"] else "no") for e in _entries(held)]
     if rows:
         click.echo("\n" + columns(rows, ("entry", "size", "last used", "in use")))
+    if trained:
+        rows = [(t.path.name, t.label, size(t.bytes), "yes" if t.finished else "no") for t in trained]
+        click.echo("\n" + columns(rows, ("trained SAE", "recipe", "size", "finished")))
 
 
 def _entries(held: CacheInfo) -> list[dict[str, Any]]:
@@ -68,8 +76,11 @@ def _entries(held: CacheInfo) -> list[dict[str, Any]]:
 @click.option(
     "--all", "everything", is_flag=True, envvar="SAEBENCH_CACHE_PRUNE_ALL", help="Remove all that is not in use."
 )
-def prune(cache_dir: Path | None, max_bytes: int | None, everything: bool) -> None:
-    """Remove what was longest unused; nothing that is in use goes.
+@click.option(
+    "--trained", is_flag=True, envvar="SAEBENCH_CACHE_PRUNE_TRAINED", help="Remove SAEs that runs have trained, too."
+)
+def prune(cache_dir: Path | None, max_bytes: int | None, everything: bool, trained: bool) -> None:
+    """Remove the activations that were longest unused; nothing that is in use goes.
 
     Without an option, down to the cache's own limit.
     """
@@ -78,6 +89,11 @@ def prune(cache_dir: Path | None, max_bytes: int | None, everything: bool) -> No
     cache = _cache(cache_dir)
     done = cache.prune(max_bytes=0 if everything else max_bytes)
     in_use = f"; {done.in_use} in use stay" if done.in_use else ""
+    if trained:
+        from saebench_meta.training.kept import kept, remove
+
+        removed = [one for one in kept(cache.root) if remove(one)]
+        click.echo(f"removed {len(removed)} trained SAEs, {size(sum(one.bytes for one in removed))}")
     click.echo(f"removed {done.removed} entries, {size(done.bytes)}; {size(cache.info().bytes)} left{in_use}")
 
 

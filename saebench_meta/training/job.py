@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saebench_meta.errors import SaebenchError
+from saebench_meta.errors import BadFileError, SaebenchError
 from saebench_meta.events import Notice, TrainingStep
 from saebench_meta.inputs import Inputs
 from saebench_meta.record import TrainedSAE
 from saebench_meta.resolve import ResolvedData, named_hook, resolve_data, resolve_model
 from saebench_meta.settings import Settings
-from saebench_meta.subjects import public_name
+from saebench_meta.store import check_writable
+from saebench_meta.subjects import public_info
+from saebench_meta.training.kept import FOLDER
 from saebench_meta.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
     from saebench_meta.training.run import SiteFacts, Trained
     from saebench_meta.training.trainable import Processes
 
-TRAINED = "trained"
-"""Folder of the cache where SAEs are that runs have trained."""
 FORMAT = "native"
 """The loader that trained SAEs are written and read by."""
 
@@ -82,30 +83,44 @@ def run_job(registry: Registry, job: Job) -> list[Trained]:
     """Train what a job asks for; what is finished is kept. With `torchrun`, as one of its processes.
 
     Raises:
-        SaebenchError: the hook is not the model's, the corpus is empty, a loss that is not a number, …
+        SaebenchError: the folder cannot be written, the hook is not the model's, the corpus is empty, a loss that is
+            not a number, …
     """
     import torch
 
     from saebench_meta.session import Session
     from saebench_meta.training.launch import init_processes
 
+    check_writable(job.out)
     if job.settings.threads is not None:
         torch.set_num_threads(job.settings.threads)
     with init_processes(_device_type(job.settings.device)) as (processes, device):
         settings = job.settings if processes.count == 1 else replace(job.settings, device=str(device))
         session = Session(registry, settings)
         session.model(job.inputs).check_hook(job.inputs.hook)
-        feed = site_feed_of(session, job.inputs, job.inputs.data, job.recipes[0], processes=processes)
-        return train_on(
-            session,
-            job.recipes,
-            feed,
-            job.out,
-            facts_of(job.inputs),
-            minutes=job.checkpoint_minutes,
-            resume=not job.force,
-            processes=processes,
-        )
+        made: dict[str, Trained] = {}
+        for recipes in _passes(job.recipes):
+            feed = site_feed_of(session, job.inputs, job.inputs.data, recipes[0], processes=processes)
+            trained = train_on(
+                session,
+                recipes,
+                feed,
+                job.out,
+                facts_of(job.inputs),
+                minutes=job.checkpoint_minutes,
+                resume=not job.force,
+                processes=processes,
+            )
+            made |= {t.recipe.digest(): t for t in trained}
+        return [made[recipe.digest()] for recipe in job.recipes]
+
+
+def _passes(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    """Recipes that see the data in the same order, together."""
+    orders: dict[int, list[Recipe]] = {}
+    for recipe in recipes:
+        orders.setdefault(recipe.data_seed, []).append(recipe)
+    return list(orders.values())
 
 
 def train_on(
@@ -139,19 +154,45 @@ def train_on(
 
 
 def train_once(session: Session, recipe: Recipe, digest: str, feed: Callable[[], Feed], facts: SiteFacts) -> Trained:
-    """The SAE of a key: found in the cache, or trained there; without a cache, in a folder that is removed."""
-    from saebench_meta.training.run import finished_in
+    """The SAE of a key: found in the cache, or trained there; without a cache, in a folder that is removed.
 
-    if session.cache is None:
-        with tempfile.TemporaryDirectory(prefix="saebench-training-") as scratch:
-            return train_on(session, [recipe], feed(), Path(scratch), facts)[0]
-    folder = session.cache.root / TRAINED / digest[:32]
-    found = finished_in(folder / recipe.label, recipe, session.registry.loaders[FORMAT], session.device)
-    if found is not None:
-        session.emit(Notice("info", f"{recipe.label} was trained before and is in the cache"))
-        return found
+    What is damaged in the cache is trained anew.
+    """
+    from saebench_meta.training.run import OtherTrainingError, finished_in
+
+    folder = None
+    if session.cache is not None:
+        folder = session.cache.root / FOLDER / digest[:32]
+        try:
+            found = finished_in(folder / recipe.label, recipe, session.registry.loaders[FORMAT], session.device)
+        except BadFileError:
+            found = None  # told below, while the folder is held
+        if found is not None:
+            session.emit(Notice("info", f"{recipe.label} was trained before and is in the cache"))
+            return found
+        folder = folder if _usable(session, folder) else None
     session.emit(Notice("info", f"training {recipe.label} on {recipe.tokens:,} activations"))
-    return train_on(session, [recipe], feed(), folder, facts)[0]
+    activations = feed()
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="saebench-training-") as scratch:
+            return train_on(session, [recipe], activations, Path(scratch), facts)[0]
+    try:
+        return train_on(session, [recipe], activations, folder, facts)[0]
+    except (BadFileError, OtherTrainingError) as e:
+        session.emit(Notice("warning", f"{recipe.label} is trained anew, what is in the cache cannot be used: {e}"))
+        return train_on(session, [recipe], activations, folder, facts, resume=False)[0]
+
+
+def _usable(session: Session, folder: Path) -> bool:
+    """Whether a folder of the cache can be written; where not, the user is told."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = None if os.access(folder, os.W_OK) else "it is not writable"
+    except OSError as e:
+        why = e.strerror or str(e)
+    if why is not None:
+        session.emit(Notice("warning", f"what is trained is not kept: '{folder}' cannot be used ({why})"))
+    return why is None
 
 
 def listeners_of(session: Session, recipes: dict[str, Recipe]) -> Listeners:
@@ -208,7 +249,7 @@ def site_feed_of(
         notice=lambda message: session.emit(Notice("warning", message)),
     )
     options: dict[str, Any] = {} if processes is None else {"processes": processes}
-    return site_feed(source, recipe.batch_size, recipe.seed, **options)
+    return site_feed(source, recipe.batch_size, recipe.data_seed, **options)
 
 
 def facts_of(inputs: Inputs) -> SiteFacts:
@@ -236,14 +277,13 @@ def in_record(trained: Trained) -> TrainedSAE:
     """What a record says of an SAE that its run trained."""
     training = trained.training
     last = {k: v for k, v in training.metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    info = trained.sae.info
     return TrainedSAE(
         label=trained.recipe.label,
         recipe=trained.recipe.model_dump(mode="json"),
         recipe_sha256=trained.recipe.digest(),
         data=training.feed,
-        content_sha256=trained.sae.content_hash(),
-        info=info.model_copy(update={"site": info.site.model_copy(update={"model": public_name(info.site.model)})}),
+        content_sha256=training.content_sha256,
+        info=public_info(trained.sae.info),
         seconds=round(training.seconds, 3),
         metrics={k: float(v) for k, v in last.items()},
     )

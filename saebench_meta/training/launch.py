@@ -33,13 +33,16 @@ def init_processes(device: str = "cpu") -> Iterator[tuple[Processes, torch.devic
         the processes, and this one's device.
 
     Raises:
-        SaebenchError: more processes than GPUs.
+        SaebenchError: no such kind of device, or more processes than GPUs.
     """
     import torch
 
     from saebench_meta.training.trainable import Processes
 
-    place = torch.device(device)
+    try:
+        place = torch.device(device)
+    except RuntimeError as e:
+        raise SaebenchError(f"--device {device} cannot be used here: {str(e).splitlines()[0]}") from e
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Processes(), place
         return

@@ -2,7 +2,8 @@
 
     feed ─ batch ─► a step of every SAE ─► a line of figures an interval ─► checkpoints ─► SAEs
 
-Each SAE is exactly the one it would be if it were trained alone; each ends after its own number of steps.
+Each SAE is exactly the one it would be if it were trained alone on that feed, whose order is its own seed's; each ends
+after its own number of steps.
 """
 
 from __future__ import annotations
@@ -135,6 +136,10 @@ def _check(recipes: Sequence[Recipe], feed: Feed) -> None:
                 f"'{recipe.label}' wants batches of {recipe.batch_size}, the data come in batches of "
                 f"{feed.batch_size}: SAEs trained in one pass share their batch size"
             )
+    if len(orders := {recipe.data_seed for recipe in recipes}) > 1:
+        raise SaebenchError(
+            f"SAEs trained in one pass share the order of their data; these have seeds {sorted(orders)}"
+        )
     digests = Counter(recipe.digest() for recipe in recipes)
     for recipe in recipes:
         if digests[recipe.digest()] > 1:

@@ -79,14 +79,19 @@ class Sums:
         """The sums, read from the device.
 
         Raises:
-            SaebenchError: the loss of a step was NaN or infinite.
+            SaebenchError: the loss of a step was NaN or infinite, or activations were.
         """
         *values, broken = torch.stack([*self._sums.values(), self._broken.to(self._dtype)]).tolist()
+        sums = dict(zip(self._sums, values, strict=True))
+        if not math.isfinite(sums.get("sst", 0.0)):
+            raise SaebenchError(
+                f"activations of step {int(broken)} are NaN or infinite: look at the model, its --dtype and --hook"
+            )
         if broken < NEVER:
             raise SaebenchError(
                 f"the loss of step {int(broken)} is NaN or infinite: lower the learning rate, or clip the gradients"
             )
-        return Interval(steps=self.steps, sums=dict(zip(self._sums, values, strict=True)))
+        return Interval(steps=self.steps, sums=sums)
 
 
 def figures(interval: Interval, recipe: Recipe, step: int, tokens_per_second: float) -> Figures:

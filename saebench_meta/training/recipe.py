@@ -31,7 +31,7 @@ DEAD_AFTER_TOKENS = 10_000_000
 class Recipe(BaseModel):
     """How an SAE is trained. `digest()` names the result; make one with `make_recipe`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     architecture: str = Field(description="Name of the architecture, e.g. `batchtopk`.")
     architecture_version: int = Field(default=1, description="Of the architecture's code.")
@@ -58,7 +58,8 @@ class Recipe(BaseModel):
     b_dec: Start = Field(default="mean", description="Where the decoder bias starts: the first batch's mean, or zero.")
     threshold_batches: int = Field(default=100, gt=0, description="Batches for the inference threshold (paper, eq. 8).")
     precision: Precision = Field(default="float32", description="Of matrix products; weights are float32 always.")
-    seed: int = Field(default=0, ge=0, description="Of initialisation and of the order of the data.")
+    seed: int = Field(default=0, ge=0, description="Of initialisation.")
+    data_seed: int = Field(default=0, ge=0, description="Of the order of the data; shared by SAEs trained in one pass.")
 
     @field_validator("hyperparameters", mode="before")
     @classmethod
@@ -87,13 +88,14 @@ class Recipe(BaseModel):
 
     @property
     def label(self) -> str:
-        """Short name: architecture, width, what sets the sparsity, seed."""
+        """Short name: architecture, width, what sets the sparsity, seeds."""
         shown = "".join(
             f"-{name}{self.hyperparameters[name]:g}"
             for name in ("k", "l1", "l0_coefficient")
             if isinstance(self.hyperparameters.get(name), int | float)
         )
-        return f"{self.architecture}-{self.d_sae}{shown}-s{self.seed}"
+        order = f"d{self.data_seed}" if self.data_seed else ""
+        return f"{self.architecture}-{self.d_sae}{shown}-s{self.seed}{order}"
 
 
 def make_recipe(architecture: Architecture, name: str, **given: Any) -> Recipe:
@@ -108,7 +110,7 @@ def make_recipe(architecture: Architecture, name: str, **given: Any) -> Recipe:
     own, fields = dict(architecture.hyperparameters), {**architecture.recipe}
     for key, value in given.items():
         if key in own:
-            own[key] = like(own[key], value, f"{name}.{key}")
+            own[key] = _finite(like(own[key], value, f"{name}.{key}"), f"{name}.{key}")
         elif key in Recipe.model_fields and key not in ("architecture", "architecture_version", "hyperparameters"):
             fields[key] = value
         else:
@@ -122,3 +124,10 @@ def make_recipe(architecture: Architecture, name: str, **given: Any) -> Recipe:
     if architecture.check is not None and (problem := architecture.check(recipe)):
         raise SaebenchError(f"recipe of '{name}': {problem}")
     return recipe
+
+
+def _finite(value: Any, where: str) -> Any:
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
+        raise SaebenchError(f"{where} is {value}: give a finite number")
+    return value

@@ -51,12 +51,17 @@ class SiteFacts:
     notes: tuple[str, ...] = ()
 
 
+class OtherTrainingError(SaebenchError):
+    """A folder holds the training of another recipe, or on other data."""
+
+
 class Training(BaseModel):
     """`training.json`: how a finished SAE came about.
 
     Attributes:
         digest: of the recipe.
         feed: identity of the data.
+        content_sha256: of the SAE (`SAE.content_hash`), with which its file is compared.
         metrics: figures of the last interval.
         seconds, tokens_per_second: of the training, interruptions left out.
         versions: of the software.
@@ -67,6 +72,7 @@ class Training(BaseModel):
     recipe: Recipe
     digest: str
     feed: dict[str, Any]
+    content_sha256: str
     metrics: dict[str, Any]
     seconds: float
     tokens_per_second: float
@@ -112,7 +118,7 @@ class Run:
             form: how the SAE is written and read back.
 
         Raises:
-            SaebenchError: the folder holds the training of another recipe or on other data.
+            OtherTrainingError: the folder holds the training of another recipe or on other data.
             BadFileError: a file in it is damaged.
         """
         self.architecture, self.recipe, self.folder, self.processes = architecture, recipe, folder, processes
@@ -133,7 +139,9 @@ class Run:
             found = self.header.recipe, self.header.feed
         if found is not None and found != (self.recipe.digest(), self.data):
             what = "by another recipe" if found[0] != self.recipe.digest() else "on other data"
-            raise SaebenchError(f"'{self.folder}' holds a training {what}: give another folder, or train anew")
+            raise OtherTrainingError(
+                f"'{self.folder}' holds a training {what}: give another folder, or train anew (--force)"
+            )
         if self.header is not None and self.header.step > self.recipe.steps:
             raise BadFileError(f"checkpoint in '{self.folder}' is of step {self.header.step} of {self.recipe.steps}")
 
@@ -227,21 +235,24 @@ class Run:
         sae = to_sae(self.trainer.export(), self.recipe, self.facts)
         last = self._last or metrics.last_line(self.folder)
         seconds, tokens = self.seconds, self.recipe.steps * self.recipe.batch_size
-        self.finished = Training(
+        training = Training(
             recipe=self.recipe,
             digest=self.recipe.digest(),
             feed=self.feed.identity(),
+            content_sha256=sae.content_hash(),
             metrics=last.to_json(),
             seconds=seconds,
             tokens_per_second=tokens / seconds,
             versions=versions().model_dump(mode="json"),
         )
+        text = _pretty(training.model_dump(mode="json"))
+        self.finished = Training.model_validate_json(text)  # as those who read it back have it, to the order of keys
         if self._file is not None:
             self._file.sync()
             self._file.close()
             assert self.form.save is not None
             self.form.save(sae, self.folder / WEIGHTS)
-            write_atomic(self.folder / DONE, _pretty(self.finished.model_dump(mode="json")))
+            write_atomic(self.folder / DONE, text)
             (self.folder / checkpoint.FILE_NAME).unlink(missing_ok=True)
         return Trained(self.recipe, sae, self.finished, self.folder)
 
@@ -255,7 +266,7 @@ def finished_in(folder: Path, recipe: Recipe, form: SAELoader, device: str | tor
     """The finished SAE of a recipe in a folder, read without the data it was trained on; None if there is none.
 
     Raises:
-        BadFileError: a file is damaged.
+        BadFileError: a file is damaged, or the SAE is not the one that was trained.
     """
     found = _finished(folder)
     return None if found is None or found.digest != recipe.digest() else _read_back(folder, found, form, device)
@@ -263,6 +274,8 @@ def finished_in(folder: Path, recipe: Recipe, form: SAELoader, device: str | tor
 
 def _read_back(folder: Path, training: Training, form: SAELoader, device: str | torch.device) -> Trained:
     sae = form.load(str(folder / WEIGHTS), device=device, dtype=torch.float32)
+    if sae.content_hash() != training.content_sha256:
+        raise BadFileError(f"'{folder / WEIGHTS}' has changed since it was trained: train anew (--force)")
     return Trained(training.recipe, sae, training, folder)
 
 

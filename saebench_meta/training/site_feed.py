@@ -26,7 +26,7 @@ from saebench_meta import seeds
 from saebench_meta.activations import MEMORY_LIMIT, StoredAs, auto_batch_size
 from saebench_meta.batches import BatchRunner
 from saebench_meta.corpus import Rows, Sample, Sampling, rows_for, shuffled, tokenised
-from saebench_meta.errors import SaebenchError
+from saebench_meta.errors import SaebenchError, UnmetNeedError
 from saebench_meta.record import canonical_hash
 from saebench_meta.training.feed import Feed, Position, TensorFeed, share
 from saebench_meta.training.trainable import Processes
@@ -357,6 +357,7 @@ def site_feed(source: Source, batch_size: int, seed: int, *, memory_limit: int =
 
     Raises:
         SaebenchError: as `SiteFeed`; or the corpus does not fill one row.
+        UnmetNeedError: what is left of it after `Source.exclude` does not.
     """
     blocks = SiteFeed(source, batch_size, seed, memory_limit=memory_limit, **options)
     width = blocks.d_in * (4 if blocks.stored_as == "float32" else 2)
@@ -365,6 +366,11 @@ def site_feed(source: Source, batch_size: int, seed: int, *, memory_limit: int =
         rows.add(index, ids)
         if rows.evaluated * width > memory_limit:
             return blocks
+    if source.exclude and not rows.rows:
+        raise UnmetNeedError(
+            "an SAE has to be trained on documents that are not evaluated, and the corpus has too few of them: give "
+            "fewer --tokens, a larger --corpus, or the SAE itself (--reference)"
+        )
     sample = rows.sample()
     x = torch.empty(sample.n_evaluated, blocks.d_in, dtype=getattr(torch, blocks.stored_as), device=blocks.device)
     source.forward(_Part(sample, torch.arange(sample.n_rows), 0, Place()), torch.arange(len(x)), x)

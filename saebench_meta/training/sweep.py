@@ -80,6 +80,8 @@ def read_sweep(registry: Registry, path: Path, common: Mapping[str, Any]) -> lis
         hint = did_you_mean("sweep", list(tables)) if tables else ""
         raise BadFileError(f"{path}: no [[sweep]] table{hint}; write one with arch, width, k: each one value or a list")
     settings = [one for sweep in sweeps for one in combinations({**tables, **sweep})]
+    if not settings:
+        raise BadFileError(f"{path}: nothing to train, a list of every [[sweep]] is empty; write values in it")
     recipes = [recipe(registry, {**common, **one}) for one in settings]
     if len({r.digest() for r in recipes}) < len(recipes):
         raise SaebenchError(f"{path}: the sweep names {next(r.label for r in recipes if recipes.count(r) > 1)} twice")

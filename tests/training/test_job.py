@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from filelock import FileLock
 
 from saebench_meta import variants
 from saebench_meta.cli import saebench
@@ -25,6 +26,7 @@ from saebench_meta.session import Session
 from saebench_meta.settings import Settings
 from saebench_meta.stats import census
 from saebench_meta.task import Metric, Output, task
+from saebench_meta.training.kept import kept
 from saebench_meta.training.sweep import count, read_sweep, recipe
 from saebench_plugins.atlas import world
 
@@ -84,10 +86,12 @@ def test_a_dry_run_shows_recipes_and_touches_nothing(corpus: Path, tmp_path: Pat
     [
         (("--arch", "batchtopk"), "--width is missing"),
         (("--arch", "batchtopq", "--width", "8"), "batchtopk"),
-        (("--arch", "topk", "--width", "8", "--k", "9"), "k"),
+        (("--arch", "topk", "--width", "8", "--k", "9"), "k is 9; it must be from 1 to d_sae − 1 = 7"),
         (("--arch", "topk", "--width", "8", "--k", "2", "--set", "warmpu=1"), "warmup"),
         (("--arch", "topk", "--width", "8", "--k", "2", "--set", "warmup=x"), "warmup"),
         (("--arch", "topk", "--width", "8", "--k", "2", "--set", "warmup"), "KEY=VALUE"),
+        (("--arch", "topk", "--width", "8", "--k", "2", "--lr", "inf"), "lr"),
+        (("--arch", "relu", "--width", "8", "--l1", "nan"), "finite"),
     ],
 )
 def test_a_wrong_setting_is_told_before_anything_is_loaded(
@@ -98,10 +102,34 @@ def test_a_wrong_setting_is_told_before_anything_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--device", "foo", "--device foo cannot be used here"), ("--out", "/dev/null/x", "cannot be written")],
+)
+def test_a_device_or_folder_that_cannot_be_used_is_told(
+    corpus: Path, tmp_path: Path, option: str, value: str, said: str
+) -> None:
+    done = train(corpus, tmp_path, "--arch", "topk", "--width", "8", "--k", "2", option, value)
+    assert done.exit_code == 2 and done.stderr.count("error: ") == 1 and said in done.stderr
+
+
 def test_architectures_are_listed_with_their_settings() -> None:
     rows = [json.loads(line) for line in call("train", "--list", "--json").stdout.splitlines()]
     assert {r["name"] for r in rows} == {"relu", "topk", "batchtopk", "matryoshka", "jumprelu", "gated", "tied"}
     assert next(r for r in rows if r["name"] == "relu")["l1"] == 8e-5
+
+
+def test_saes_that_see_the_data_in_another_order_are_trained_in_a_pass_of_their_own(
+    corpus: Path, tmp_path: Path
+) -> None:
+    sweep = tmp_path / "orders.toml"
+    sweep.write_text('[[sweep]]\narch = "topk"\nwidth = 8\nk = 2\ndata_seed = [0, 1]\n')
+    assert train(corpus, tmp_path, "--sweep", sweep).exit_code == 0
+    both = [tmp_path / name for name in ("topk-8-k2-s0", "topk-8-k2-s0d1")]
+    alone = train(corpus, tmp_path / "alone", "--arch", "topk", "--width", "8", "--k", "2", "--set", "data_seed=1")
+    assert alone.exit_code == 0
+    first, second = ((folder / "sae.safetensors").read_bytes() for folder in both)
+    assert first != second == (tmp_path / "alone" / "topk-8-k2-s0d1" / "sae.safetensors").read_bytes()
 
 
 # -- sweeps
@@ -133,9 +161,10 @@ def test_a_sweep_is_every_combination_of_its_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("arch = 'topk'", "sweep"),
-        ("[[sweeps]]\narch = 'topk'", "sweep"),
+        ("arch = 'topk'", r"no \[\[sweep\]\] table"),
+        ("[[sweeps]]\narch = 'topk'", "did you mean 'sweeps'"),
         ("[[sweep]\n", "TOML"),
+        ("tokens = '1M'\n[[sweep]]\narch = 'topk'\nwidth = 64\nseed = []\n", "nothing to train"),
         ("tokens = '1M'\n[[sweep]]\narch = 'topk'\nwidth = 64\nseed = [1, 1]\n", "twice"),
     ],
 )
@@ -185,6 +214,68 @@ def test_a_missing_reference_is_trained_once_and_said_so(short: None, corpus: Pa
     assert again.id == record.id and again.metrics == record.metrics
     assert not any(isinstance(e, TrainingStep) for e in events)
     assert any(isinstance(e, Notice) and "in the cache" in e.message for e in events)
+    assert again.subject.model_dump_json() == record.subject.model_dump_json()
+
+
+def weights_of(cache: Path) -> Path:
+    [found] = cache.glob("trained/*/*/sae.safetensors")
+    return found
+
+
+def hash_of_reference(record: Record) -> str:
+    trained = record.subject.saes[1].trained
+    assert trained is not None
+    return trained.content_sha256
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "report", "checkpoint", "other recipe"])
+def test_what_is_damaged_in_the_cache_is_trained_anew(short: None, corpus: Path, tmp_path: Path, damage: str) -> None:
+    record, _ = run(registry(), settings(tmp_path, corpus))
+    weights = weights_of(tmp_path / "cache")
+    good, report = weights.read_bytes(), weights.with_name("training.json")
+    if damage == "cut":
+        weights.write_bytes(good[:1000])
+    elif damage == "bit":
+        weights.write_bytes(good[:-2] + bytes([good[-2] ^ 1]) + good[-1:])
+    elif damage == "report":
+        report.write_text("{")
+    elif damage == "checkpoint":
+        report.replace(weights.with_name("checkpoint.safetensors"))
+    elif damage == "other recipe":
+        digest = json.loads(report.read_text())["digest"]
+        report.write_text(report.read_text().replace(digest, "0" * 64))
+    again, events = run(registry(), settings(tmp_path, corpus, out=tmp_path / "elsewhere"))
+    assert hash_of_reference(again) == hash_of_reference(record) and weights.read_bytes() == good
+    assert any(isinstance(e, Notice) and "trained anew" in e.message for e in events)
+
+
+def test_a_reference_is_of_the_model_in_the_precision_asked_for(short: None, corpus: Path, tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        record, _ = run(registry(), settings(tmp_path, corpus, dtype=dtype, out=tmp_path / dtype))
+        reference = record.subject.saes[1].trained
+        assert reference is not None and reference.data["activations"]["computed_in"] == f"torch.{dtype}"
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_keeping(short: None, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, not a folder")
+    record, events = run(registry(), settings(tmp_path, corpus))
+    assert record.subject.saes[1].trained is not None
+    assert any(isinstance(e, Notice) and "what is trained is not kept" in e.message for e in events)
+
+
+def test_what_a_run_trains_is_told_without_paths_of_this_machine(short: None, corpus: Path, tmp_path: Path) -> None:
+    record, _ = run(registry(), settings(tmp_path, corpus))
+    reference = record.subject.saes[1].trained
+    assert reference is not None and reference.info.dataset == corpus.name
+    assert str(corpus.parent) not in record.to_json()
+
+
+def test_a_corpus_that_is_evaluated_as_a_whole_leaves_nothing_to_train_on(
+    short: None, corpus: Path, tmp_path: Path
+) -> None:
+    asked = settings(tmp_path, corpus, tokens=10**6)
+    [result] = execute(registry(), make_plan(registry(), asked), asked).results
+    assert result.status == "skipped" and "fewer --tokens" in str(result.reason)
 
 
 def test_a_reference_never_sees_what_is_evaluated(short: None, corpus: Path, tmp_path: Path) -> None:
@@ -212,6 +303,38 @@ def test_the_budget_decides_and_what_to_type_is_said(corpus: Path, tmp_path: Pat
     [(label, seconds)] = trainings(plan.units[0], settings(tmp_path, corpus))
     assert label == "batchtopk-64-k4-s0" and 5 < seconds < 3600
     assert "--train-budget 0" in plan.notices[0]
+
+
+def test_what_changes_a_reference_changes_the_records_id(corpus: Path, tmp_path: Path) -> None:
+    def planned(**fields: Any) -> str:
+        return make_plan(registry(), settings(tmp_path, corpus, **fields)).units[0].place.id
+
+    assert planned() != planned(dtype="bfloat16") and planned() != planned(seed=1)
+    assert planned() != planned(tokens=700)  # other documents are left out of its training
+    asked = replace(settings(tmp_path, corpus), corpus=None)
+    one, two = (make_plan(registry(), replace(asked, tokens=n)).units[0] for n in (600, 700))
+    assert one.place.id == two.place.id  # the built-in corpus has a split for training
+
+
+def test_no_path_of_this_machine_is_in_a_record(short: None, corpus: Path, tmp_path: Path) -> None:
+    asked = settings(tmp_path, corpus)
+    record, _ = run(registry(), asked)
+    assert record.subject.saes[1].info.dataset == corpus.name
+    assert str(tmp_path) not in record.to_json() and str(corpus.parent) not in record.to_json()
+
+
+def test_trained_saes_are_shown_and_removed_but_not_while_one_trains(short: None, corpus: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run(registry(), settings(tmp_path, corpus))
+    shown = call("cache", "info", "--cache-dir", cache)
+    assert "batchtopk, 64 latents, 8,192 tokens" in shown.output
+    [one] = kept(cache)
+    assert one.finished and one.bytes > 4 * 2 * 64 * 128
+    with FileLock(one.path / ".lock"):
+        assert "removed 0 trained" in call("cache", "prune", "--trained", "--cache-dir", cache).output
+    assert kept(cache) == [one]
+    assert "removed 1 trained" in call("cache", "prune", "--trained", "--cache-dir", cache).output
+    assert kept(cache) == [] and not list((cache / "trained").rglob("*.safetensors"))
 
 
 # -- a task that trains

@@ -14,11 +14,26 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy import ARCHITECTURES, FACTS, NATIVE, PACE, TOY, Toy, feed, lines, same_sae, timeless, toy_recipe, train
+from toy import (
+    ARCHITECTURES,
+    FACTS,
+    NATIVE,
+    PACE,
+    TOY,
+    Toy,
+    feed,
+    lines,
+    same_sae,
+    timeless,
+    toy_data,
+    toy_recipe,
+    train,
+)
 
 from saebench_meta.errors import BadFileError, SaebenchError
 from saebench_meta.hookspecs import SAELoader
 from saebench_meta.training import loop
+from saebench_meta.training.feed import TensorFeed
 from saebench_meta.training.loop import Listeners, names
 from saebench_meta.training.recipe import Recipe
 from saebench_meta.training.run import Trained, finished_in
@@ -115,6 +130,32 @@ def test_a_finished_sae_is_found_without_its_data(tmp_path: Path) -> None:
     found = finished_in(made.folder, toy_recipe(), NATIVE)
     assert found is not None and same_sae(found.sae, made.sae) and found.metrics == made.metrics
     assert finished_in(made.folder, toy_recipe(k=5), NATIVE) is None
+
+
+def test_weights_that_were_changed_are_refused(tmp_path: Path) -> None:
+    (made,) = train(tmp_path)
+    changed = bytearray(made.path.read_bytes())
+    changed[-2] ^= 1  # still a number, still an SAE
+    made.path.write_bytes(changed)
+    NATIVE.load(str(made.path))
+    for read in (lambda: finished_in(made.folder, toy_recipe(), NATIVE), lambda: train(tmp_path)):
+        with pytest.raises(BadFileError, match="has changed since it was trained"):
+            read()
+    (anew,) = train(tmp_path, resume=False)
+    assert same_sae(anew.sae, made.sae)
+
+
+def test_what_is_read_back_is_what_the_training_gave(tmp_path: Path) -> None:
+    (made,), (found,) = train(tmp_path), train(tmp_path)
+    assert found.training.model_dump_json() == made.training.model_dump_json()
+    assert found.sae.info == made.sae.info and found.training.content_sha256 == made.sae.content_hash()
+
+
+def test_activations_that_are_no_numbers_are_told_from_a_loss_that_is_none(tmp_path: Path) -> None:
+    x = toy_data()
+    x[int(feed()._members(3)[0])] = torch.nan  # not in the first batch, on which the scale is measured
+    with pytest.raises(SaebenchError, match="activations of step 3 are NaN"):
+        train(tmp_path, data=TensorFeed(x, 32, 0))
 
 
 def test_training_anew_is_on_request(tmp_path: Path) -> None:
