@@ -39,6 +39,11 @@ class Unit:
     def label(self) -> str:
         return f"{self.task.name} on {self.subject.name}"
 
+    @property
+    def reads(self) -> Inputs | None:
+        """Its inputs, or those that an SAE of its subject is trained on."""
+        return self.inputs or next((m.training.inputs for m in self.subject.members if m.training is not None), None)
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:

@@ -324,15 +324,15 @@ def _finished(
 
 
 def _model_asked(session: Session, unit: Unit) -> ModelUsed | None:
-    """What was asked for: all that is known of a unit that did not end well."""
-    if unit.inputs is None:
+    """What was asked for: all that is known of a unit that did not end well, or reads nothing but what it trains."""
+    if unit.reads is None:
         return None
-    model = unit.inputs.model
+    model = unit.reads.model
     return ModelUsed(
         ref=public_name(model.ref),
         revision=model.identity.revision,
         files=dict(model.identity.files),
-        hook=unit.inputs.hook,
+        hook=unit.reads.hook,
         dtype=session.settings.dtype,
     )
 
@@ -340,28 +340,28 @@ def _model_asked(session: Session, unit: Unit) -> ModelUsed | None:
 def _model_used(session: Session, unit: Unit) -> ModelUsed | None:
     asked = _model_asked(session, unit)
     if asked is None or unit.inputs is None:
-        return None
+        return asked
     lm = session.site(unit.inputs).lm
     return asked.model_copy(update={"revision": lm.revision, "processing": lm.processing, "backend": lm.backend})
 
 
 def _data_asked(unit: Unit) -> DataUsed | None:
-    if unit.inputs is None:
+    if unit.reads is None:
         return None
-    identity = unit.inputs.data.identity
+    identity = unit.reads.data.identity
     return DataUsed(
         ref=public_name(identity.ref),
         revision=identity.revision,
         split=identity.split,
         sha256=identity.sha256,
-        sampling=unit.inputs.sampling,
+        sampling=unit.reads.sampling,
     )
 
 
 def _data_used(session: Session, unit: Unit) -> DataUsed | None:
     asked = _data_asked(unit)
     if asked is None or unit.inputs is None:
-        return None
+        return asked
     sample = session.site(unit.inputs).sample
     counts = {"documents": sample.n_docs, "tokens": sample.n_evaluated, "content_sha256": sample.content_hash()}
     return asked.model_copy(update=counts)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench_meta.inputs import Inputs
-from saebench_meta.record import canonical_hash
 from saebench_meta.resolve import ResolvedData, ResolvedSAE, resolve_data
 from saebench_meta.sae import SAEInfo, Site
 from saebench_meta.training.recipe import Recipe, make_recipe
@@ -147,8 +146,3 @@ def in_words(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def digest_of(key: dict[str, Any]) -> str:
-    """The name of a training in the cache."""
-    return canonical_hash(key)

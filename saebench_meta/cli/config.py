@@ -111,7 +111,8 @@ def take_record(ctx: click.Context, param: click.Parameter, path: Path | None) -
 
 def _settings_of_record(record: Record) -> dict[str, Any]:
     """Option name -> value; what the record does not hold is left out."""
-    refs = {role: [s.ref for s in record.subject.saes if s.role == role] for role in ("sae", "reference", "member")}
+    given = [s for s in record.subject.saes if s.trained is None]  # what a run trains for itself, another one does too
+    refs = {role: [s.ref for s in given if s.role == role] for role in ("sae", "reference", "member")}
     values: dict[str, Any] = {
         "sae": tuple(refs["sae"]) or None,
         "family": tuple(refs["member"]) or None,

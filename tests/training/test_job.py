@@ -316,6 +316,15 @@ def test_what_changes_a_reference_changes_the_records_id(corpus: Path, tmp_path:
     assert one.place.id == two.place.id  # the built-in corpus has a split for training
 
 
+def test_a_record_with_a_trained_reference_can_be_planned_again(short: None, corpus: Path, tmp_path: Path) -> None:
+    record, _ = run(registry(), settings(tmp_path, corpus))
+    [path] = (tmp_path / "out").glob("*/*/*/record.json")
+    done = call("run", "--from-record", path, "--corpus", corpus, "-o", tmp_path / "out", "--dry-run", "--json")
+    assert done.exit_code == 0, done.stderr
+    planned = json.loads(done.stdout.splitlines()[0])
+    assert (planned["id"], planned["status"]) == (record.id, "kept")
+
+
 def test_no_path_of_this_machine_is_in_a_record(short: None, corpus: Path, tmp_path: Path) -> None:
     asked = settings(tmp_path, corpus)
     record, _ = run(registry(), asked)
