@@ -110,7 +110,7 @@ def make_recipe(architecture: Architecture, name: str, **given: Any) -> Recipe:
     own, fields = dict(architecture.hyperparameters), {**architecture.recipe}
     for key, value in given.items():
         if key in own:
-            own[key] = _finite(like(own[key], value, f"{name}.{key}"), f"{name}.{key}")
+            own[key] = _finite(like(own[key], value, f"{name}.{key}"), f"recipe of '{name}': {key}")
         elif key in Recipe.model_fields and key not in ("architecture", "architecture_version", "hyperparameters"):
             fields[key] = value
         else:

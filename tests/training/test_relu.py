@@ -87,8 +87,15 @@ def test_defaults_are_the_papers() -> None:
     assert recipe.hyperparameters["l1"] == 8e-5
 
 
-@pytest.mark.parametrize("setting", [{"l1": -1.0}, {"l1_warmup": 1.5}, {"l1": float("nan")}])
-def test_hyperparameters_out_of_range_are_refused(setting: dict[str, float]) -> None:
-    (name,) = setting
-    with pytest.raises(SaebenchError, match=f"recipe of 'relu': {name} is .*; it must be from 0 to"):
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"l1": -1.0}, "l1 is .*; it must be from 0 to"),
+        ({"l1_warmup": 1.5}, "l1_warmup is .*; it must be from 0 to"),
+        ({"l1": float("nan")}, "l1 is nan: give a finite number"),
+        ({"l1": float("inf")}, "l1 is inf: give a finite number"),
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused(setting: dict[str, float], said: str) -> None:
+    with pytest.raises(SaebenchError, match=f"recipe of 'relu': {said}"):
         make_recipe(saebench_architectures()["relu"], "relu", d_sae=8, tokens=1, **setting)
