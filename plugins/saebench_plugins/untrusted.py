@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_JSON = 1 << 20
 """Bytes of a JSON file read at most: parsed JSON takes many times its text."""
 
-BLOCK = 4 << 20
+BLOCK = 1 << 20
 """Bytes of a tensor held twice while it is cast, so that casting never doubles a file."""
 
 MAX_TEXT = 4096
