@@ -135,7 +135,7 @@ def train_on(
     processes: Processes | None = None,
 ) -> list[Trained]:
     """Train on a feed, with the session told of every step."""
-    from saebench_meta.training.loop import Pace, train
+    from saebench_meta.training.loop import Pace, names, train
 
     registry = session.registry
     seconds = 60 * minutes if minutes else None
@@ -147,7 +147,7 @@ def train_on(
         facts,
         registry.loaders[FORMAT],
         pace=Pace(checkpoint_seconds=seconds),
-        listeners=listeners_of(session, {r.label: r for r in recipes}),
+        listeners=listeners_of(session, dict(zip(names(recipes), recipes, strict=True))),
         processes=processes,
         resume=resume,
     )

@@ -58,7 +58,7 @@ class Listeners:
 
     Attributes:
         notice: told in words what the user should know.
-        progress: told an SAE's label and its figures at every line, after a checkpoint that is due then.
+        progress: told the name of an SAE's folder and its figures at every line, after a checkpoint that is due then.
 
     Of several processes only the first tells them anything.
     """
@@ -214,7 +214,7 @@ class _Pass:
             lines = [(run, line) for run in at_work if (line := self._line(run)) is not None]
             self._checkpoint_if_due()
             for run, line in lines:
-                self.listeners.progress(run.recipe.label, line)
+                self.listeners.progress(run.folder.name, line)
             self._complete()
         return self.done
 

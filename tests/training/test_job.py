@@ -132,6 +132,15 @@ def test_saes_that_see_the_data_in_another_order_are_trained_in_a_pass_of_their_
     assert first != second == (tmp_path / "alone" / "topk-8-k2-s0d1" / "sae.safetensors").read_bytes()
 
 
+def test_saes_that_share_a_label_are_told_apart(corpus: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "rates.toml"
+    sweep.write_text('[[sweep]]\narch = "topk"\nwidth = 8\nk = 2\nlr = [1e-3, 2e-3]\n')
+    done = train(corpus, tmp_path / "out", "--sweep", sweep, "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    told = {e["label"] for e in events if e["event"] == "TrainingStep"}
+    assert len(told) == 2 and told == {path.parent.name for path in (tmp_path / "out").glob("*/sae.safetensors")}
+
+
 # -- sweeps
 
 
