@@ -35,6 +35,11 @@ _HOME = {
     "DatasetLoader": "hookspecs",
     "DataIdentity": "hookspecs",
     "Architecture": "hookspecs",
+    "LabelledLoader": "hookspecs",
+    "LabelledSet": "hookspecs",
+    "World": "worlds",
+    "WorldLoader": "worlds",
+    "KnownTruth": "worlds",
     "Recipe": "training.recipe",
     "make_recipe": "training.recipe",
     "SaebenchError": "errors",
@@ -68,6 +73,8 @@ if TYPE_CHECKING:
         CatalogueEntry,
         DataIdentity,
         DatasetLoader,
+        LabelledLoader,
+        LabelledSet,
         ModelIdentity,
         ModelLoader,
         SAEHeader,
@@ -79,3 +86,4 @@ if TYPE_CHECKING:
     from saebench_meta.stats import Estimate
     from saebench_meta.task import Family, Figure, Metric, Output, Pair, Table, Task
     from saebench_meta.training.recipe import Recipe, make_recipe
+    from saebench_meta.worlds import KnownTruth, World, WorldLoader

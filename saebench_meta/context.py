@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saebench_meta.activations import Activations, Chunk
+    from saebench_meta.annotation import Truth
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
     from saebench_meta.hookspecs import Judge
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from saebench_meta.sae import SAE
     from saebench_meta.stats import Estimate
     from saebench_meta.training.recipe import Recipe
+    from saebench_meta.worlds import World
 
 T = TypeVar("T")
 
@@ -86,6 +88,14 @@ class Context(Protocol):
 
     def judge(self) -> Judge:
         """The judge named for this run."""
+        ...
+
+    def truth(self) -> Truth:
+        """Which generating features are on at each token, in the order of `activations()`; worked out once."""
+        ...
+
+    def world(self, ref: str) -> World:
+        """A world drawn directly, such as `toy:absorption-4`; its features and their directions are known."""
         ...
 
     @property

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from saebench_meta.task import Task
     from saebench_meta.training.recipe import Recipe
     from saebench_meta.training.trainable import TrainableSAE
+    from saebench_meta.worlds import KnownTruth, WorldLoader
 
 PROJECT = "saebench_meta"
 API_VERSION = 1
@@ -138,6 +139,45 @@ class DatasetLoader:
     train_split: str | None = None
 
 
+@dataclass(frozen=True)
+class LabelledSet:
+    """Texts with one class each, in splits that share no text.
+
+    Attributes:
+        classes: their names.
+        texts: by split; there are at least `train` and `test`.
+        labels: by split, the number of each text's class.
+    """
+
+    classes: tuple[str, ...]
+    texts: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        for split, texts in self.texts.items():
+            labels = self.labels.get(split, ())
+            if len(texts) != len(labels):
+                raise ValueError(f"split '{split}' has {len(texts):,} texts and {len(labels):,} labels")
+            if strange := set(labels) - set(range(len(self.classes))):
+                raise ValueError(f"split '{split}': labels {sorted(strange)} of {len(self.classes)} classes")
+
+
+@dataclass(frozen=True)
+class LabelledLoader:
+    """How labelled sets of one scheme are opened.
+
+    Attributes:
+        load: `ref -> LabelledSet`, where `ref` is the part after `scheme:`; always the same.
+        peek: `ref -> DataIdentity` without importing torch.
+        names: the sets there are, without the scheme.
+    """
+
+    load: Callable[[str], LabelledSet]
+    peek: Callable[[str], DataIdentity]
+    names: tuple[str, ...] = ()
+    summary: str = ""
+
+
 class Judge(Protocol):
     """Answers prompts. `name` and `version` go into the record: the judge is part of the result."""
 
@@ -210,6 +250,11 @@ def saebench_datasets() -> Mapping[str, DatasetLoader]:  # type: ignore[empty-bo
 
 
 @hookspec
+def saebench_labelled() -> Mapping[str, LabelledLoader]:  # type: ignore[empty-body]
+    """Labelled sets, for tasks with the need `labelled`: scheme -> loader, so that `scheme:name` finds one."""
+
+
+@hookspec
 def saebench_judges() -> Mapping[str, JudgeFactory]:  # type: ignore[empty-body]
     """Judges by name, for tasks that need one (`needs=["judge"]`). A judge is made when the first task asks for it."""
 
@@ -225,6 +270,20 @@ def saebench_needs() -> Mapping[str, NeedCheck]:  # type: ignore[empty-body]
 
     Asked while planning, before anything is loaded. Built-in needs (`activations`, `lm`, `reference`, `judge`) are not
     asked for here.
+    """
+
+
+@hookspec
+def saebench_worlds() -> Mapping[str, WorldLoader]:  # type: ignore[empty-body]
+    """Worlds drawn directly, whose features are known: scheme -> loader, for `saebench train --world scheme:NAME`."""
+
+
+@hookspec
+def saebench_truths() -> Mapping[str, KnownTruth]:  # type: ignore[empty-body]
+    """What is known of language models' worlds, by name: the features on at every token, and oracle dictionaries.
+
+    Asked while planning for what `truth` and the control `oracle` need; documents are annotated only for a task that
+    asks for the truth.
     """
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saebench_meta.calibration import UNCALIBRATED
+from saebench_meta.worlds import WORLD_HOOK
 
 if TYPE_CHECKING:
     import torch
@@ -247,7 +248,8 @@ def _floor(sae: SAE) -> torch.Tensor:
 
 def _info_warnings(info: SAEInfo) -> Iterator[str]:
     yield from (note for note in info.notes if note.startswith(ALARMS))
-    if info.context_size is None:
+    of_world = info.site.hook == WORLD_HOOK  # no language model, so no contexts
+    if info.context_size is None and not of_world:
         yield "the context size it was trained on is not given"
     if info.d_sae < info.d_in:
         yield f"it has fewer latents ({info.d_sae:,}) than its input has dimensions ({info.d_in:,})"
@@ -255,5 +257,5 @@ def _info_warnings(info: SAEInfo) -> Iterator[str]:
         yield "it was trained as topk and is evaluated with relu: its L0 will be far above k"
     if info.k is not None and info.k > info.d_sae:
         yield f"its training k ({info.k:,}) is more than its latents ({info.d_sae:,})"
-    if "hook_" not in info.site.hook:
+    if "hook_" not in info.site.hook and not of_world:
         yield f"'{info.site.hook}' does not look like a TransformerLens hook name (`blocks.8.hook_resid_pre`)"

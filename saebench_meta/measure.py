@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from saebench_meta import seeds, stats
 from saebench_meta.errors import PluginError
 from saebench_meta.record import ControlResult, Interval, MetricResult, Order
-from saebench_meta.task import Metric, Output, Task
+from saebench_meta.task import ORACLE, Metric, Output, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,8 +133,9 @@ def _order(
     observed = ">".join(ranked)
     if metric.expects is None:
         return None
-    roles = [r for r in metric.expects.split(">") if r in estimates]
-    if len(roles) < len(metric.expects.split(">")):
+    wanted = [r for r in metric.expects.split(">") if r != ORACLE or r in estimates]  # most SAEs have no oracle
+    roles = [r for r in wanted if r in estimates]
+    if len(roles) < max(2, len(wanted)):
         return Order(expected=metric.expects, observed=observed, holds=None, why=metric.why)
     verdicts = [_ahead(margin(a, b)) for a, b in pairwise(roles)]
     holds = False if False in verdicts else None if None in verdicts else True

@@ -7,18 +7,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from saebench_meta.errors import SaebenchError, UnmetNeedError, did_you_mean
-from saebench_meta.inputs import Inputs, InputsFinder
+from saebench_meta.inputs import Inputs, InputsFinder, Truths
 from saebench_meta.parameters import format_notices, format_parameters, task_parameters
 from saebench_meta.plugins import Registry
 from saebench_meta.record import SCHEMA_VERSION, canonical_hash
+from saebench_meta.resolve import ResolvedSAE
 from saebench_meta.settings import Settings
 from saebench_meta.store import Place
 from saebench_meta.subjects import SubjectPlan, Subjects
-from saebench_meta.task import Task
+from saebench_meta.task import ORACLE, Task
 from saebench_meta.training.recipe import Recipe, make_recipe
 from saebench_meta.variants import training_seconds
 
-MODEL_NEEDS = {"activations", "lm", "labelled"}
+MODEL_NEEDS = {"activations", "lm", "labelled", "truth"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,16 @@ class Unit:
     unmet: str | None = None
     trains: tuple[Recipe, ...] = ()
     """What the task itself will train."""
+    truth: str | None = None
+    """Name of what is known of its corpus, where the task needs it."""
+    oracle: ResolvedSAE | None = None
+    """The supervised dictionary at its site, where there is one."""
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Those the task names, and the oracle where there is one."""
+        named = tuple(name for name in self.task.controls if name != ORACLE)
+        return named if self.oracle is None else (*named, ORACLE)
 
     @property
     def label(self) -> str:
@@ -68,11 +79,11 @@ def make_plan(registry: Registry, settings: Settings) -> Plan:
             f"{did_you_mean(sorted(stray)[0], [t.name for t in tasks])}"
         )
     inputs = InputsFinder(registry, settings)
-    subjects = Subjects(registry, settings, inputs)
+    subjects, truths = Subjects(registry, settings, inputs), Truths(registry)
     units: list[Unit] = []
     for subject_of in subjects.all():
         for task in tasks:
-            units.extend(_unit(registry, settings, task, subject, inputs) for subject in subject_of(task))
+            units.extend(_unit(registry, settings, task, subject, inputs, truths) for subject in subject_of(task))
     for unit in units:
         if unit.unmet and unit.task.name in outright:
             raise UnmetNeedError(f"task '{unit.task.name}' cannot run on {unit.subject.name}: {unit.unmet}")
@@ -81,7 +92,7 @@ def make_plan(registry: Registry, settings: Settings) -> Plan:
         raise SaebenchError(
             "nothing to run: no task fits these subjects. Type `saebench tasks` to see what each needs."
         )
-    notices = [*subjects.notices]
+    notices = [*subjects.notices, *truths.notices]
     for unit in unique.values():
         notices += format_notices(unit.task, unit.subject, settings.parameters.get(unit.task.name, {}))
     return Plan(tuple(unique.values()), tuple(dict.fromkeys(notices)))
@@ -111,6 +122,7 @@ def _unit(
     task: Task,
     subject: SubjectPlan,
     finder: InputsFinder,
+    truths: Truths,
 ) -> Unit:
     given = settings.parameters.get(task.name, {})
     parameters = task_parameters(task, {**format_parameters(task, subject), **given})
@@ -118,8 +130,14 @@ def _unit(
     if unmet is None and MODEL_NEEDS & set(task.needs):
         found = finder.find(subject.members[0], settings.limit if task.limit_unit == "documents" else None)
         unmet, inputs = (found, None) if isinstance(found, str) else (None, found)
+    truth = None
+    if inputs is not None and "truth" in task.needs:
+        info = subject.members[0].info
+        truth = truths.of(info, inputs)
+        unmet = None if truth else truths.why_not(info.site.model, inputs.data.identity.ref)
     if unmet is None:
         unmet = _other_needs(registry, settings, task, subject)
+    oracle = None if unmet else _oracle(truths, subject)
     judge = settings.judge if "judge" in task.needs else None
     trains = () if unmet else _recipes(registry, task, subject, parameters)
     key = {
@@ -137,8 +155,19 @@ def _unit(
     }
     if trains:
         key["trains"] = [recipe.digest() for recipe in trains]
+    if truth is not None:
+        key["truth"] = {"name": truth, "version": registry.truths[truth].version}
+    if oracle is not None:
+        key["oracle"] = oracle.identity()
     place = Place(settings.out, subject.name, task.name, task.version, canonical_hash(key))
-    return Unit(task, subject, parameters, inputs, judge, place, unmet, trains)
+    return Unit(task, subject, parameters, inputs, judge, place, unmet, trains, truth, oracle)
+
+
+def _oracle(truths: Truths, subject: SubjectPlan) -> ResolvedSAE | None:
+    """The oracle at the subject's site, unless the subject is the oracle."""
+    oracle = truths.oracle(subject.members[0])
+    own = [canonical_hash(m.identity()) for m in subject.members]
+    return None if oracle is None or canonical_hash(oracle.identity()) in own else oracle
 
 
 def _recipes(registry: Registry, task: Task, subject: SubjectPlan, parameters: dict[str, Any]) -> tuple[Recipe, ...]:
@@ -191,7 +220,7 @@ def describe(unit: Unit, settings: Settings) -> dict[str, Any]:
         "record": str(unit.place.folder),
         "inputs": None if unit.inputs is None else {"hook": unit.inputs.hook, **unit.inputs.sampling},
         "needs": list(unit.task.needs),
-        "controls": list(unit.task.controls),
+        "controls": list(unit.controls),
         "trains": [{"label": label, "seconds": round(s)} for label, s in trainings(unit, settings)],
         "metrics": [asdict(m) for m in unit.task.metrics],
     }

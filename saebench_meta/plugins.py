@@ -28,11 +28,13 @@ from saebench_meta.hookspecs import (
     CatalogueEntry,
     DatasetLoader,
     JudgeFactory,
+    LabelledLoader,
     ModelLoader,
     NeedCheck,
     SAELoader,
 )
 from saebench_meta.task import Task
+from saebench_meta.worlds import KnownTruth, WorldLoader
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -118,6 +120,9 @@ class Registry:
         self.architectures: Names[Architecture] = Names("architecture")
         self.needs: Names[NeedCheck] = Names("need")
         self.catalogue: Names[CatalogueEntry] = Names("SAE")
+        self.labelled: Names[LabelledLoader] = Names("labelled set")
+        self.worlds: Names[WorldLoader] = Names("world")
+        self.truths: Names[KnownTruth] = Names("truth")
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._event_failures: set[str] = set()
@@ -199,6 +204,9 @@ class Registry:
             "saebench_judges": lambda got, info: _take_mapping(got, self.judges, info, None),
             "saebench_needs": lambda got, info: _take_mapping(got, self.needs, info, None),
             "saebench_architectures": lambda got, info: _take_mapping(got, self.architectures, info, None),
+            "saebench_labelled": lambda got, info: _take_mapping(got, self.labelled, info, LabelledLoader),
+            "saebench_worlds": lambda got, info: _take_mapping(got, self.worlds, info, WorldLoader),
+            "saebench_truths": lambda got, info: _take_mapping(got, self.truths, info, KnownTruth),
         }
 
     def _take_loaders(self, got: Any, info: PluginInfo) -> None:

@@ -147,7 +147,8 @@ def _claiming_loader(registry: Registry, ref: str) -> str:
 
 
 def find_reference(registry: Registry, sae: ResolvedSAE) -> tuple[str, str] | None:
-    """A reference for an SAE nobody named: the widest narrower one at its site, beside it on disk or in its catalogue.
+    """A reference for an SAE nobody named: the widest narrower one at its site, beside it on disk or in its catalogue;
+    in the catalogue one of its architecture, where there is one.
 
     Returns:
         The reference's ref and, in words, where it was found.
@@ -157,11 +158,13 @@ def find_reference(registry: Registry, sae: ResolvedSAE) -> tuple[str, str] | No
         return max(beside)[1], "beside it on disk"
     mine = {sae.ref, f"{sae.scheme}:{sae.rest}"} & set(registry.catalogue)
     entries = [
-        (e.d_sae, e.ref)
+        e
         for e in registry.catalogue.values()
         if mine and e.model == sae.info.site.model and e.hook == sae.own_hook and e.d_sae < sae.info.d_sae
     ]
-    return (max(entries)[1], "in the catalogue") if entries else None
+    kin = [e for e in entries if e.architecture in ("", sae.info.architecture)]
+    widest = max(kin or entries, key=lambda e: e.d_sae, default=None)  # the first of several of a width
+    return None if widest is None else (widest.ref, "in the catalogue")
 
 
 def _siblings(sae: ResolvedSAE) -> list[tuple[str, SAEInfo]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from saebench_meta.environment import versions
 from saebench_meta.errors import SaebenchError, UnmetNeedError
@@ -29,12 +29,16 @@ from saebench_meta.record import (
     TrainedSAE,
     canonical_hash,
 )
-from saebench_meta.session import Session
+from saebench_meta.resolve import ResolvedSAE
+from saebench_meta.session import Session, Site
 from saebench_meta.settings import Settings
 from saebench_meta.store import Draft, check_writable, locked, put, read_valid, recover
 from saebench_meta.subjects import SubjectPlan, public_name
-from saebench_meta.task import Family, Output, Pair
+from saebench_meta.task import ORACLE, Family, Output, Pair
 from saebench_meta.task_context import TaskContext
+
+if TYPE_CHECKING:
+    from saebench_meta.sae import SAE
 
 Outcome = Literal["ok", "kept", "failed", "skipped"]
 
@@ -188,20 +192,24 @@ def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str]
             saes = [session.sae(m, site) for m in unit.subject.members]
             outputs = {SUBJECT: unit.task(_subject(unit.subject, saes), ctx, **unit.parameters)}
             notes = [*ctx.notes, *outputs[SUBJECT].notes]
-            for name in unit.task.controls:
+            for name in unit.controls:
                 # In a pair only the SAE under test is replaced: the reference is what both are held against.
                 replaced = unit.subject.members if unit.subject.kind == "family" else unit.subject.members[:1]
-                made = [session.control(name, sae, site) for sae in replaced]
-                controls = [c for c in made if c is not None]
-                if len(controls) < len(replaced):
-                    notes.append(f"control '{name}' could not be made for this subject")
-                    continue
+                controls = [_control(session, unit, name, sae, site) for sae in replaced]
                 subject = _subject(unit.subject, [*controls, *saes[len(controls) :]])
                 outputs[name] = unit.task(subject, ctx, **unit.parameters)
+            if unit.oracle is not None:
+                notes.append(f"the control '{ORACLE}' is {unit.oracle.scheme}:{public_name(unit.oracle.rest)}")
             notes.extend(n for n in ctx.notes if n not in notes)
             return outputs, notes, _unlike([in_record(t) for t in ctx.trained])
     finally:
         ctx.close()
+
+
+def _control(session: Session, unit: Unit, name: str, sae: ResolvedSAE, site: Site | None) -> SAE:
+    if name == ORACLE and unit.oracle is not None:
+        return session.sae(unit.oracle, site)
+    return session.control(name, sae, site)
 
 
 def _unlike(trained: list[TrainedSAE]) -> list[TrainedSAE]:

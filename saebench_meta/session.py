@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from saebench_meta.activations import Activations
+    from saebench_meta.annotation import Truth
     from saebench_meta.cache import Cache
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
@@ -45,6 +46,7 @@ class Site:
     def __init__(self, session: Session, inputs: Inputs) -> None:
         self.session, self.inputs = session, inputs
         self.memo: dict[tuple[object, ...], Any] = {}
+        self._truths: dict[str, Truth] = {}
         self._codes: OrderedDict[tuple[object, ...], tuple[SAE, Codes]] = OrderedDict()
 
     @property
@@ -74,6 +76,15 @@ class Site:
             progress=lambda done, total: self.session.progress("activations", done, total),
             notice=lambda message: self.session.emit(Notice("warning", message)),
         )
+
+    def truth(self, name: str) -> Truth:
+        """Features on at every token of `activations`, as the truth of that name tells; worked out once."""
+        from saebench_meta.annotation import annotate
+
+        if name not in self._truths:
+            known = self.session.registry.truths[name]
+            self._truths[name] = annotate(known, self.inputs.data, self.sample, self.lm)
+        return self._truths[name]
 
     def codes(self, sae: SAE) -> Codes:
         """Codes of the whole sample, kept while they fit; the least recently used go first."""
@@ -278,18 +289,15 @@ class Session:
             self.trained[digest] = train_once(self, recipe, digest, feed, facts)
         return self.trained[digest]
 
-    def control(self, name: str, resolved: ResolvedSAE, site: Site | None) -> SAE | None:
-        """A control of an SAE, the same for every task of the run; None where it cannot be had."""
+    def control(self, name: str, resolved: ResolvedSAE, site: Site | None) -> SAE:
+        """A control made of an SAE, the same for every task of the run."""
         identity = canonical_hash(resolved.identity())
         key = (name, identity, "" if site is None else canonical_hash(site.inputs.key()))
         if key not in self._controls:
-            made = self._make_control(name, self.sae(resolved, site), identity, site)
-            if made is None:
-                return None
-            self._controls[key] = made
+            self._controls[key] = self._make_control(name, self.sae(resolved, site), identity, site)
         return _recent(self._controls, key)
 
-    def _make_control(self, name: str, sae: SAE, identity: str, site: Site | None) -> SAE | None:
+    def _make_control(self, name: str, sae: SAE, identity: str, site: Site | None) -> SAE:
         from saebench_meta import controls
 
         purpose = ("control", name, identity)
@@ -305,5 +313,4 @@ class Session:
                 assert site is not None
                 l0 = sum(int(c.nnz) for _, c in site.code_chunks(sae)) / max(1, site.activations.n_tokens)
                 return controls.random_sae(sae, site.activations, l0, seeds.generator(seed, *purpose))
-            case _:
-                return None
+        raise ValueError(f"no control is made by the name '{name}'")

@@ -28,12 +28,15 @@ SubjectKind = Literal["sae", "pair", "family"]
 Trains = Callable[["tuple[SAEInfo, ...]", "Mapping[str, Any]", "Callable[..., Recipe]"], "Sequence[Recipe]"]
 """How a task says what it will train."""
 
+ORACLE = "oracle"
+
 CONTROLS = {
     "random": "random directions, same shape and L0",
     "permuted_rows": "the same SAE with its decoder rows permuted: breaks the pairing of encoder and decoder",
     "permuted_columns": "each decoder coordinate permuted independently over rows: breaks the geometry only",
-    "oracle": "the supervised dictionary of a world whose truth is known",
+    ORACLE: "the supervised dictionary of a world whose truth is known",
 }
+"""By name. The oracle is run beside every task where there is one, whether the task names it or not."""
 
 
 @dataclass(frozen=True)

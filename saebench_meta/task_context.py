@@ -12,6 +12,7 @@ from saebench_meta import seeds, stats
 from saebench_meta.errors import SaebenchError, UnmetNeedError
 from saebench_meta.plan import Unit
 from saebench_meta.session import Session, Site
+from saebench_meta.worlds import open_world
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saebench_meta.activations import Activations
+    from saebench_meta.annotation import Truth
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
     from saebench_meta.hookspecs import Judge
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from saebench_meta.stats import Estimate
     from saebench_meta.training.recipe import Recipe
     from saebench_meta.training.run import Trained
+    from saebench_meta.worlds import World
 
 T = TypeVar("T")
 
@@ -111,6 +114,16 @@ class TaskContext:
         if self._unit.judge is None:
             raise UnmetNeedError(f"task '{self._unit.task.name}' needs a judge: give --judge NAME")
         return self._session.registry.judges[self._unit.judge]()
+
+    def truth(self) -> Truth:
+        if self._unit.truth is None:
+            raise UnmetNeedError(
+                f"task '{self._unit.task.name}' asks for the truth without declaring it: add 'truth' to its needs"
+            )
+        return self.site.truth(self._unit.truth)
+
+    def world(self, ref: str) -> World:
+        return open_world(self._session.registry, ref)
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:

@@ -127,7 +127,8 @@ def training_seconds(recipe: Recipe, d_in: int | None, lm_parameters: int | None
     """A rough estimate from the operations of a step and of the model's forward pass."""
     gpu = settings.device.startswith("cuda") or (settings.device == "auto" and has_gpu())
     rate = FLOPS_GPU if gpu else FLOPS_PER_THREAD * (settings.threads or _threads())
-    per_token = SAE_FLOPS * (d_in or D_IN) * recipe.d_sae + LM_FLOPS * (lm_parameters or LM_PARAMETERS)
+    model = LM_PARAMETERS if lm_parameters is None else lm_parameters
+    per_token = SAE_FLOPS * (d_in or D_IN) * recipe.d_sae + LM_FLOPS * model
     return START_SECONDS + recipe.tokens * per_token / rate
 
 

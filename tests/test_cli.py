@@ -76,7 +76,7 @@ SAE = ("--sae", "toy:x-8")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["rum"], "no command is called 'rum'; did you mean 'run'?"),
+        (["rum"], "no command is called 'rum'; did you mean 'run' or 'truth'?"),
         (["run", "--taks", "all"], "'--tasks'"),
         (["run"], "give either --sae (once or more) or --family"),
         (["run", *SAE, "--family", "toy:x-8", "toy:x-16"], "not both"),

@@ -30,8 +30,10 @@ SURFACE = {
     "seed": "property",
     "train": "(self, recipe: 'Recipe', rows: \"Float[Tensor, 'rows d_in'] | None\" = None) -> 'SAE'",
     "track": "(self, items: 'Iterable[T]', what: 'str', total: 'int | None' = None) -> 'Iterable[T]'",
+    "truth": "(self) -> 'Truth'",
     "warn": "(self, message: 'str') -> 'None'",
     "workdir": "property",
+    "world": "(self, ref: 'str') -> 'World'",
 }
 
 

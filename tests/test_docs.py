@@ -37,6 +37,9 @@ OFFERS = {
     "saebench_judges": "judges",
     "saebench_architectures": "architectures",
     "saebench_needs": "needs",
+    "saebench_labelled": "labelled",
+    "saebench_worlds": "worlds",
+    "saebench_truths": "truths",
 }
 
 
@@ -242,6 +245,32 @@ def test_the_need_says_why_it_is_unmet() -> None:
     assert check(info("blocks.0.hook_resid_pre")) == (
         "it needs an SAE above the first block, and a reads blocks.0.hook_resid_pre"
     )
+
+
+def test_coins_are_a_world() -> None:
+    import torch
+
+    from saebench_meta.worlds import open_world
+
+    world = open_world(example("worlds")[1], "coins:3")
+    x, magnitudes = world.sample(1000, 0)
+    assert torch.equal(x, magnitudes @ world.directions) and len(world.features) == 3
+    assert torch.equal(x, world.sample(1000, 0)[0]) and not torch.equal(x, world.sample(1000, 1)[0])
+    assert 0.4 < float((magnitudes > 0).float().mean()) < 0.6
+
+
+def test_what_is_known_of_counting_fits_its_documents() -> None:
+    known = example("truths")[1].truths["counting"]
+    corpus = example("datasets")[1].datasets["counting"]
+    texts = list(corpus.documents("30", split=None, revision=None, text_field="text"))
+    spans = list(known.annotate("30", split=None))
+    assert len(texts) == len(spans) == 30
+    for text, here in zip(texts, spans, strict=True):
+        for start, end, on in here:
+            number = int(text[start:end])
+            names = {known.features()[i] for i in on}
+            assert names == {n for n, true in (("even", number % 2 == 0), ("ends in 0 or 5", number % 5 == 0)) if true}
+    assert corpus.peek("1000", split=None, revision=None).ref in known.corpora
 
 
 def test_the_listener_logs_what_ends(caplog: pytest.LogCaptureFixture) -> None:

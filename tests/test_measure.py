@@ -72,6 +72,16 @@ def test_a_missing_control_leaves_the_order_open() -> None:
     assert metrics["score"].order is not None and metrics["score"].order.holds is None
 
 
+def test_without_an_oracle_the_rest_of_the_order_is_tested() -> None:
+    task = make_task(expects="oracle>trained>random")
+    outputs = {"trained": output(0.8), "random": output(0.3, 1.0, 1)}
+    without = measure(task, outputs, seed=0)["score"].order
+    assert without is not None and without.holds is True
+    beaten = measure(task, {**outputs, "oracle": output(0.5, 1.0, 2)}, seed=0)["score"].order
+    assert beaten is not None and beaten.holds is False
+    assert beaten.observed == "trained>oracle>random"
+
+
 def test_the_same_documents_are_paired() -> None:
     """A control equal to the subject up to a constant per document has a margin without spread."""
     subject, control = output(0.5), output(0.5)

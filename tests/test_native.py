@@ -55,6 +55,12 @@ def test_float32_comes_back_bit_for_bit(tmp_path: Path, fields: dict[str, Any]) 
     assert loaded.content_hash() == sae.content_hash()
 
 
+def test_one_latent_whose_encoder_is_a_transposed_row_comes_back(tmp_path: Path) -> None:
+    one = make(d_sae=1)
+    tied = replace(one, W_enc=one.W_dec.T)
+    assert_same(native.load(native.save(tied, tmp_path / "one.safetensors")), tied)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_dtypes_come_back_exactly_and_as_float32_unless_asked(tmp_path: Path, dtype: torch.dtype) -> None:
     sae = make(dtype=dtype, activation="jumprelu")

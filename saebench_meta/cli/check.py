@@ -141,6 +141,7 @@ def _shown(value: Any) -> str:
 def task_faults(registry: Registry, task: Task) -> list[str]:
     """What a task leaves undone that readers of its results need; empty if nothing."""
     from saebench_meta.stats import parse_formula
+    from saebench_meta.task import ORACLE
 
     faults = []
     if not task.summary.strip():
@@ -159,7 +160,7 @@ def task_faults(registry: Registry, task: Task) -> list[str]:
                 parse_formula(metric.of)
             except ValueError as e:
                 faults.append(f"metric '{metric.name}': {e}")
-        missing = set((metric.expects or "trained").split(">")) - {"trained", *task.controls}
+        missing = set((metric.expects or "trained").split(">")) - {"trained", ORACLE, *task.controls}
         if missing:
             faults.append(f"metric '{metric.name}' expects an order of {sorted(missing)}, which the task does not run")
         if metric.expects and not metric.why:

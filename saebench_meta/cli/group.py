@@ -33,6 +33,7 @@ COMMANDS = (
     "saes",
     "models",
     "check",
+    "truth",
     "schema",
     "cache",
     "env",

@@ -182,4 +182,4 @@ def show_plan(plan: Plan, settings: Settings, *, as_json: bool) -> None:
 def _plan_line(unit: Unit, status: str) -> tuple[str, ...]:
     tokens = str(unit.inputs.sampling["tokens"]) if unit.inputs else "-"
     task = f"{unit.task.name}@{unit.task.version}"
-    return task, unit.subject.name, status, tokens, ",".join(unit.task.controls) or "-", unit.unmet or ""
+    return task, unit.subject.name, status, tokens, ",".join(unit.controls) or "-", unit.unmet or ""

@@ -1,4 +1,4 @@
-"""`saebench train`: SAEs trained at a site of a language model, ready for `saebench run`."""
+"""`saebench train`: SAEs trained at a site of a language model, ready for `saebench run`, or on a world."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SHORT = ("arch", "width", "k", "l1", "tokens", "batch_size", "lr", "precision", "seed")
 """Options that are settings of a recipe."""
+SITE = ("model", "hook", "corpus")
+"""Options that say what is trained on, unless it is a world."""
 
 
 @click.command("train", context_settings={"auto_envvar_prefix": "SAEBENCH_TRAIN"})
@@ -24,6 +26,7 @@ SHORT = ("arch", "width", "k", "l1", "tokens", "batch_size", "lr", "precision", 
 @option("--model", metavar="REF", help="Language model: hub name or folder.")
 @option("--revision", metavar="REV", help="Revision of the language model.")
 @option("--hook", metavar="NAME", help="Where it reads: a hook name or the path of a Hugging Face module.")
+@option("--world", metavar="REF", help="Instead of these: samples of a world whose truth is known (`toy:NAME`).")
 @option("--width", type=POSITIVE, metavar="N", help="Number of latents.")
 @option("--k", type=POSITIVE, metavar="N", help="Active latents per token (topk, batchtopk, matryoshka).")
 @option("--l1", type=float, metavar="X", help="Weight of the L1 penalty (relu, gated, tied).")
@@ -51,7 +54,7 @@ SHORT = ("arch", "width", "k", "l1", "tokens", "batch_size", "lr", "precision", 
 @option("--list", is_flag=True, help="Show the architectures and their settings.")
 @option("--json", "as_json", is_flag=True, envvar="SAEBENCH_JSON", help="As JSON, one object a line.")
 def command(**options: Any) -> int:
-    """Train SAEs on a language model's activations; what is finished is kept.
+    """Train SAEs on activations of a language model or a world; what is finished is kept.
 
     The same command again goes on from the last checkpoint. Several GPUs: `torchrun --nproc-per-node N -m saebench_meta
     train …`.
@@ -60,6 +63,10 @@ def command(**options: Any) -> int:
     saebench train --arch batchtopk --model atlas --hook blocks.1.hook_resid_post \\
         --width 1024 --k 8 --tokens 2M --corpus atlas -o trained
     saebench run --sae trained/batchtopk-1024-k8-s0 --tasks all
+
+    \b
+    saebench train --arch relu --world toy:absorption-4 --width 4 --l1 1e-3 --tokens 4M -o toys
+    saebench truth toys/relu-4-l10.001-s0
     """
     from saebench_meta.plugins import registry
 
@@ -84,14 +91,28 @@ def job_of(registry: Registry, options: dict[str, Any]) -> Job:
     from saebench_meta.training.job import make_job
     from saebench_meta.training.sweep import read_sweep, recipe
 
-    for name in ("model", "hook", "corpus", "out"):
-        if options[name] is None:
-            raise click.UsageError(f"--{name} is missing")
+    _check_source(options)
     common = {name: options[name] for name in SHORT if options[name] is not None} | _pairs(options["set"])
     recipes = [recipe(registry, common)] if options["sweep"] is None else read_sweep(registry, options["sweep"], common)
-    names = ("model", "revision", "hook", "corpus", "split", "text_field", "data_revision", "context", "bos")
+    names = ("world", *SITE, "revision", "split", "text_field", "data_revision", "context", "bos")
     places = ("out", "device", "device_map", "dtype", "threads", "checkpoint_minutes", "force")
     return make_job(registry, recipes, **{name: options[name] for name in (*names, *places)})
+
+
+def _check_source(options: dict[str, Any]) -> None:
+    """What is trained on is said once: a world, or model, hook and corpus.
+
+    Raises:
+        click.UsageError: it is not.
+    """
+    for name in ("out",) if options["world"] is not None else (*SITE, "out"):
+        if options[name] is None:
+            raise click.UsageError(f"--{name} is missing")
+    if options["world"] is not None:
+        for name in (*SITE, "revision", "split", "data_revision"):
+            if options[name] is not None:
+                flag = name.replace("_", "-")
+                raise click.UsageError(f"--world and --{flag}: a world has no language model and no corpus")
 
 
 def _pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -121,18 +142,26 @@ def _list(registry: Registry, *, as_json: bool) -> None:
 
 
 def _show(job: Job, *, as_json: bool) -> None:
+    from saebench_meta.inputs import Inputs
     from saebench_meta.variants import in_words, training_seconds
 
+    source = job.source
+    d_in, parameters = (
+        (None, source.model.identity.parameters) if isinstance(source, Inputs) else (source.directions.shape[1], 0)
+    )
     rows = []
     for one in job.recipes:
-        seconds = training_seconds(one, None, job.inputs.model.identity.parameters, job.settings)
+        seconds = training_seconds(one, d_in, parameters, job.settings)
         if as_json:
             facts = {"event": "TrainingPlanned", "label": one.label, "digest": one.digest(), "seconds": round(seconds)}
             json_line({**facts, "recipe": one.model_dump(mode="json")})
         rows.append((one.label, f"{one.tokens:,}", f"{one.steps:,}", in_words(seconds), one.digest()[:12]))
     if not as_json:
         click.echo(columns(rows, ("SAE", "tokens", "steps", "about", "recipe")))
-        click.echo(f"on {job.inputs.model.ref}/{job.inputs.hook}, corpus {job.inputs.data.ref}, into {job.out}")
+        on = (
+            f"{source.model.ref}/{source.hook}, corpus {source.data.ref}" if isinstance(source, Inputs) else source.name
+        )
+        click.echo(f"on {on}, into {job.out}")
 
 
 def _train(registry: Registry, job: Job, *, as_json: bool) -> int:
@@ -157,6 +186,15 @@ def _train(registry: Registry, job: Job, *, as_json: bool) -> int:
         rows.append((one.folder.name, *shown, f"{one.training.tokens_per_second:,.0f}", str(one.folder)))
     if not as_json and rows:
         click.echo(columns(rows, ("SAE", "FVU", "L0", "dead share", "tokens/s", "saved in")))
-        unseen = "" if job.inputs.data.loader.train_split else " --corpus DOCUMENTS_IT_HAS_NOT_SEEN"
-        click.echo(f"\nnext: saebench run --sae {finished[0].folder} --tasks all{unseen}")
+        click.echo(f"\nnext: {_next(job, finished[0].folder)}")
     return 0
+
+
+def _next(job: Job, folder: Path) -> str:
+    """The command that says how good the SAE in a folder is."""
+    from saebench_meta.inputs import Inputs
+
+    if not isinstance(job.source, Inputs):
+        return f"saebench truth {folder}"
+    unseen = "" if job.source.data.loader.train_split else " --corpus DOCUMENTS_IT_HAS_NOT_SEEN"
+    return f"saebench run --sae {folder} --tasks all{unseen}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from saebench_meta.store import check_writable
 from saebench_meta.subjects import public_info
 from saebench_meta.training.kept import FOLDER
 from saebench_meta.training.recipe import Recipe
+from saebench_meta.worlds import WORLD_HOOK, World, open_world, world_version
 
 if TYPE_CHECKING:
     from saebench_meta.plugins import Registry
@@ -35,16 +36,16 @@ FORMAT = "native"
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Several recipes over one site's activations.
+    """Several recipes over one site's activations, or over samples of one world.
 
     Attributes:
-        inputs: model, hook and corpus; of its sampling only context, BOS, split and text field are used.
+        source: model, hook and corpus (of its sampling only context, BOS, split and text field are used); or a world.
         settings: model, device and precision.
         out: each SAE gets a folder in it.
     """
 
     recipes: tuple[Recipe, ...]
-    inputs: Inputs
+    source: Inputs | World
     settings: Settings
     out: Path
     checkpoint_minutes: float = 10.0
@@ -55,14 +56,22 @@ def make_job(registry: Registry, recipes: Sequence[Recipe], **options: Any) -> J
     """A job with every reference resolved; nothing is loaded.
 
     Args:
-        options: `model`, `revision`, `hook`, `corpus`, `split`, `text_field`, `data_revision`, `context`,
-            `bos`, `out`, `device`, `device_map`, `dtype`, `threads`, `checkpoint_minutes`, `force`.
+        options: `world`, or `model`, `revision`, `hook`, `corpus`, `split`, `text_field`, `data_revision`, `context`,
+            `bos`; and `out`, `device`, `device_map`, `dtype`, `threads`, `checkpoint_minutes`, `force`.
 
     Raises:
         SaebenchError: a reference cannot be resolved, or recipes that cannot share one pass.
     """
     if len(sizes := {r.batch_size for r in recipes}) > 1:
         raise SaebenchError(f"SAEs trained in one pass share their batch size; these have {sorted(sizes)}")
+    names = ("model", "revision", "device", "device_map", "dtype", "threads")
+    settings = Settings(**{name: options[name] for name in names})
+    source = _inputs(registry, options) if options["world"] is None else open_world(registry, options["world"])
+    return Job(tuple(recipes), source, settings, options["out"], options["checkpoint_minutes"], options["force"])
+
+
+def _inputs(registry: Registry, options: Mapping[str, Any]) -> Inputs:
+    """Model, hook and the corpus, by default of the split that it keeps for training."""
     model = resolve_model(registry, options["model"], options["revision"])
     data = resolve_data(registry, options["corpus"], split=options["split"], revision=options["data_revision"])
     if options["split"] is None and data.loader.train_split is not None:
@@ -73,10 +82,7 @@ def make_job(registry: Registry, recipes: Sequence[Recipe], **options: Any) -> J
         "split": data.identity.split,
         "text_field": options["text_field"],
     }
-    names = ("model", "revision", "device", "device_map", "dtype", "threads")
-    settings = Settings(**{name: options[name] for name in names})
-    inputs = Inputs(model, data, named_hook(options["hook"], options["model"]), sampling)
-    return Job(tuple(recipes), inputs, settings, options["out"], options["checkpoint_minutes"], options["force"])
+    return Inputs(model, data, named_hook(options["hook"], options["model"]), sampling)
 
 
 def run_job(registry: Registry, job: Job) -> list[Trained]:
@@ -97,16 +103,16 @@ def run_job(registry: Registry, job: Job) -> list[Trained]:
     with init_processes(_device_type(job.settings.device)) as (processes, device):
         settings = job.settings if processes.count == 1 else replace(job.settings, device=str(device))
         session = Session(registry, settings)
-        session.model(job.inputs).check_hook(job.inputs.hook)
+        if isinstance(job.source, Inputs):
+            session.model(job.source).check_hook(job.source.hook)
         made: dict[str, Trained] = {}
         for recipes in _passes(job.recipes):
-            feed = site_feed_of(session, job.inputs, job.inputs.data, recipes[0], processes=processes)
             trained = train_on(
                 session,
                 recipes,
-                feed,
+                feed_of(session, job.source, recipes[0], processes),
                 job.out,
-                facts_of(job.inputs),
+                facts_of(job.source),
                 minutes=job.checkpoint_minutes,
                 resume=not job.force,
                 processes=processes,
@@ -216,6 +222,17 @@ def listeners_of(session: Session, recipes: dict[str, Recipe]) -> Listeners:
     return Listeners(notice=lambda message: session.emit(Notice("warning", message)), progress=progress)
 
 
+def feed_of(session: Session, source: Inputs | World, recipe: Recipe, processes: Processes) -> Feed:
+    """What a job trains on: activations at a site on its corpus, or samples of a world."""
+    if isinstance(source, Inputs):
+        return site_feed_of(session, source, source.data, recipe, processes=processes)
+    from saebench_meta.training.world_feed import WorldFeed
+
+    version = world_version(session.registry, source.name)
+    options: dict[str, Any] = {"version": version, "device": session.device, "processes": processes}
+    return WorldFeed(source, recipe.batch_size, recipe.data_seed, **options)
+
+
 def site_feed_of(
     session: Session,
     inputs: Inputs,
@@ -252,11 +269,14 @@ def site_feed_of(
     return site_feed(source, recipe.batch_size, recipe.data_seed, **options)
 
 
-def facts_of(inputs: Inputs) -> SiteFacts:
-    """What the info of an SAE trained on these inputs says of them."""
+def facts_of(source: Inputs | World) -> SiteFacts:
+    """What the info of an SAE trained on these inputs, or on this world, says of them."""
     from saebench_meta.sae import Site
     from saebench_meta.training.run import SiteFacts
 
+    if not isinstance(source, Inputs):
+        return SiteFacts(site=Site(model=source.name, hook=WORLD_HOOK), prepend_bos=False)
+    inputs = source
     return SiteFacts(
         site=Site(model=inputs.model.ref, hook=inputs.hook, revision=inputs.model.identity.revision),
         prepend_bos=bool(inputs.sampling["prepend_bos"]),
