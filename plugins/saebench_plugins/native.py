@@ -150,7 +150,7 @@ def _to_bytes(sae: SAE, path: Path) -> bytes:
     begin = 0
     # Widest values first, as the safetensors library does, so that every tensor starts at a multiple of its width.
     for name, t in sorted(tensors.items(), key=lambda item: -item[1].element_size()):
-        blocks.append(t.view(torch.uint8).numpy().tobytes())
+        blocks.append(t.reshape(-1).view(torch.uint8).numpy().tobytes())
         end = begin + len(blocks[-1])
         header[name] = {"dtype": codes[t.dtype], "shape": list(t.shape), "data_offsets": [begin, end]}
         begin = end
