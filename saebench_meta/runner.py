@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -197,7 +198,7 @@ def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str]
                 replaced = unit.subject.members if unit.subject.kind == "family" else unit.subject.members[:1]
                 controls = [_control(session, unit, name, sae, site) for sae in replaced]
                 subject = _subject(unit.subject, [*controls, *saes[len(controls) :]])
-                outputs[name] = unit.task(subject, ctx, **unit.parameters)
+                outputs[name] = _once(session, unit, name, partial(unit.task, subject, ctx, **unit.parameters))
             if unit.oracle is not None:
                 notes.append(f"the control '{ORACLE}' is {unit.oracle.scheme}:{public_name(unit.oracle.rest)}")
             notes.extend(n for n in ctx.notes if n not in notes)
@@ -210,6 +211,17 @@ def _control(session: Session, unit: Unit, name: str, sae: ResolvedSAE, site: Si
     if name == ORACLE and unit.oracle is not None:
         return session.sae(unit.oracle, site)
     return session.control(name, sae, site)
+
+
+def _once(session: Session, unit: Unit, control: str, run: Callable[[], Output]) -> Output:
+    """What a task gives on a control; on the oracle alone, which every SAE of a site shares, it is run once."""
+    if control != ORACLE or unit.oracle is None or unit.subject.kind != "sae" or unit.trains:
+        return run()
+    inputs = None if unit.inputs is None else unit.inputs.key()
+    key = canonical_hash([unit.task.name, unit.parameters, inputs, unit.judge, unit.oracle.identity()])
+    if key not in session.oracle_outputs:
+        session.oracle_outputs[key] = run()
+    return session.oracle_outputs[key]
 
 
 def _unlike(trained: list[TrainedSAE]) -> list[TrainedSAE]:

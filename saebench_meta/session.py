@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from saebench_meta.plugins import Registry
     from saebench_meta.resolve import ResolvedSAE
     from saebench_meta.sae import SAE
+    from saebench_meta.task import Output
     from saebench_meta.training.feed import Feed
     from saebench_meta.training.recipe import Recipe
     from saebench_meta.training.run import SiteFacts, Trained
@@ -163,6 +164,7 @@ class Session:
         self._models: OrderedDict[str, LanguageModel] = OrderedDict()
         self._saes: OrderedDict[str, SAE] = OrderedDict()
         self._controls: OrderedDict[tuple[str, str, str], SAE] = OrderedDict()
+        self.oracle_outputs: dict[str, Output] = {}
         self._last_progress = 0.0
         self._warned: set[str] = set()
         self.trained: dict[str, Trained] = {}

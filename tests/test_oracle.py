@@ -106,6 +106,26 @@ def test_the_oracle_takes_the_place_of_the_sae_under_test_in_a_pair_and_of_all_i
     assert [unit.controls for unit in family] == [("oracle",)]
 
 
+def test_a_run_does_a_task_on_the_oracle_once_for_each_of_its_parameters(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    @task("counting", version=1, metrics=[Metric("one", better="neither", unit="1")], controls=())
+    def counting(sae: Any, ctx: Any, *, times: int = 1) -> Output:
+        """Counts."""
+        seen.append((sae.d_sae, times))
+        return Output(estimates={"one": census(sae.d_sae, 1)})
+
+    registry = registry_with({"w": known()})
+    module = ModuleType("counting_plugin")
+    module.__dict__.update(saebench_api=1, saebench_tasks=hookimpl(lambda: [counting]))
+    registry.register(module)
+    settings = Settings(saes=("toy:x-8", "toy:x-16"), tasks=("counting",), out=tmp_path)
+    results = execute(registry, make_plan(registry, settings), settings).results
+    assert seen == [(8, 1), (32, 1), (16, 1)]
+    for result in results:
+        assert result.record is not None and result.record.metrics["one"].controls["oracle"].value == 32
+
+
 def test_where_no_oracle_is_known_nothing_is_said_of_it(tmp_path: Path) -> None:
     elsewhere = known(oracles={"blocks.0.hook_resid_post": ORACLE})
     for n, truths in enumerate(({}, {"w": elsewhere}, {"w": known(model="another")})):

@@ -19,13 +19,14 @@ from saebench_plugins.atlas.build import Plan, build, site_activations
 from saebench_plugins.atlas.lexicon import CITIES, RELATIONS
 from saebench_plugins.atlas.site import MANIFEST
 from saebench_plugins.atlas.steering import block_output
-from saebench_plugins.atlas.train_first_cut import BatchTopKRecipe
-from saebench_plugins.atlas.world import documents
+from saebench_plugins.atlas.world import documents, is_held_out
 
 TINY = Plan(
     language_model=replace(lm.Recipe(), steps=3, rows=4),
-    saes=tuple(BatchTopKRecipe(d_sae=width, steps=5, batch=256) for width in (32, 64)),
-    sae_documents=20,
+    widths=(128, 256),
+    sae_steps=3,
+    sae_documents=40,
+    probe_steps=3,
     heldout_documents=8,
     fact_prompts_per_fact=1,
 )
@@ -39,7 +40,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("atlas")
-    return out, build(out, TINY, seed=1)
+    return out / "data", build(out / "data", TINY, seed=1)
 
 
 def test_manifest_is_what_was_returned_and_hashes_every_file(built: tuple[Path, dict[str, Any]]) -> None:
@@ -62,8 +63,21 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(
 
 
 def test_built_saes_open_as_native_files(built: tuple[Path, dict[str, Any]]) -> None:
-    sae = native.load(built[0] / "saes" / "batchtopk-32.safetensors")
-    assert (sae.d_in, sae.d_sae, sae.info.activation) == (128, 32, "jumprelu")
+    for name, card in built[1]["saes"].items():
+        sae = native.load(built[0] / "saes" / f"{name}.safetensors")
+        assert (sae.d_in, sae.d_sae, sae.info.architecture) == (128, card["d_sae"], card["architecture"])
+    assert built[1]["saes"].keys() == {
+        *(f"{architecture}-{width}" for architecture in ("batchtopk", "relu") for width in (128, 256)),
+        *("batchtopk-512-s1", "batchtopk-512-s2", "oracle"),
+    }
+
+
+def test_what_is_finished_is_kept(built: tuple[Path, dict[str, Any]]) -> None:
+    work = built[0].with_name("data.work")
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")}
+    assert len(before) == 1 + 6
+    assert build(built[0].with_name("twice"), TINY, seed=1, work=work)["files"] == built[1]["files"]
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")} == before
 
 
 def test_model_folder_opens_with_transformers_in_float32(built: tuple[Path, dict[str, Any]]) -> None:
@@ -119,10 +133,17 @@ def test_heldout_loss_does_not_depend_on_padding() -> None:
 
 
 def test_learning_rate_warms_up_and_ends_at_zero() -> None:
-    recipe = lm.Recipe(steps=1000, lr=1.0, warmup=10)
-    assert lm.learning_rate(0, recipe) == pytest.approx(0.1)
-    assert lm.learning_rate(10, recipe) == pytest.approx(1.0, abs=1e-3)
-    assert lm.learning_rate(999, recipe) < 1e-4
+    recipe = lm.Recipe(steps=1000, warmup=10)
+    assert lm.share_of_peak(0, recipe) == pytest.approx(0.1)
+    assert lm.share_of_peak(10, recipe) == pytest.approx(1.0, abs=1e-3)
+    assert lm.share_of_peak(999, recipe) < 1e-4
+
+
+def test_every_parameter_has_one_optimizer() -> None:
+    model = lm.make_model(lm.make_tokenizer(), 0)
+    optimizers = [optimizer for optimizer, _ in lm.make_optimizers(model, lm.Recipe())]
+    owned = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(owned) == sorted(id(p) for p in model.parameters())
 
 
 def test_unigram_entropy_by_hand() -> None:
@@ -135,4 +156,7 @@ def test_fact_prompts_cover_every_fact_with_the_answer_left_out() -> None:
     for prompt in prompts:
         words = prompt.text.split()
         assert prompt.answer not in words
+        opening = words.index(",") + 1
+        aside = words.index(",", opening) + 1
+        assert is_held_out(" ".join(words[:opening]), " ".join(words[opening:aside]))
         assert len(words) - words.index(prompt.city) >= 5

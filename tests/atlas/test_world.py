@@ -11,11 +11,15 @@ import pytest
 
 from saebench_plugins.atlas.lexicon import CITIES, KINDS, RELATIONS, vocabulary
 from saebench_plugins.atlas.world import (
+    HELD_OUT_FRAMES,
     MAX_WORDS,
     MIN_WORDS,
     Chooser,
+    Split,
+    derive,
     documents,
     fingerprint,
+    is_held_out,
     split_of,
     stream,
 )
@@ -54,7 +58,7 @@ def test_documents_use_only_the_vocabulary_and_nearly_all_of_it() -> None:
 
 def test_every_word_is_one_token_however_text_is_split() -> None:
     assert [word for word in vocabulary() if re.findall(r"\w+|[^\w\s]+", word) != [word]] == []
-    assert len(vocabulary()) >= 1000
+    assert len(vocabulary()) >= 1500
 
 
 def test_facts_table_is_large_and_its_cities_unique() -> None:
@@ -80,9 +84,9 @@ def test_stated_facts_are_true_and_far_from_their_city() -> None:
     stated = 0
     for document in islice(stream(6, "train"), 500):
         for sentence in document.sentences:
-            if sentence.kind != "travel":
+            if sentence.kind.name != "travel":
                 continue
-            city = table[sentence.theme]
+            city = table[sentence.theme.name.removeprefix("city:")]
             for position, word in enumerate(sentence.words):
                 if word in values:
                     stated += 1
@@ -92,9 +96,37 @@ def test_stated_facts_are_true_and_far_from_their_city() -> None:
 
 
 def test_kinds_occur_as_often_as_their_weights_say() -> None:
-    counts = Counter(document.kind for document in islice(stream(7, "train"), 1500))
+    counts = Counter(document.kind.name for document in islice(stream(7, "train"), 1500))
     for kind in KINDS:
         assert counts[kind.name] / 1500 == pytest.approx(kind.weight / sum(k.weight for k in KINDS), abs=0.05)
+
+
+def test_paths_tell_from_which_slots_every_word_was_drawn() -> None:
+    slots = {"who": ("the {animal}", "she"), "animal": ("cat",)}
+    drawn = {tuple(derive("{who} sleeps", slots, Chooser(str(seed)))) for seed in range(20)}
+    assert drawn == {
+        (("the", ("who",)), ("cat", ("who", "animal")), ("sleeps", ())),
+        (("she", ("who",)), ("sleeps", ())),
+    }
+
+
+def test_the_training_split_lacks_the_held_out_frames_and_the_others_have_them() -> None:
+    def frames(split: Split) -> list[bool]:
+        found = []
+        for document in islice(stream(8, split), 400):
+            for sentence in document.sentences:
+                opening, aside = (
+                    " ".join(w for w, path in zip(sentence.words, sentence.paths, strict=True) if path[:1] == (slot,))
+                    for slot in ("opening", "aside")
+                )
+                if opening:
+                    found.append(is_held_out(opening, aside))
+        return found
+
+    train, heldout = frames("train"), frames("heldout")
+    assert len(train) > 1000
+    assert not any(train)
+    assert sum(heldout) / len(heldout) == pytest.approx(1 / HELD_OUT_FRAMES, abs=0.02)
 
 
 def test_surprisal_of_uniform_and_weighted_choices() -> None:

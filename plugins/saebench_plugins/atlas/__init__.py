@@ -1,17 +1,19 @@
-"""The built-in world: a generated corpus, a language model trained on it, and SAEs of three widths on its residual
-stream, so that everything runs offline in about a minute.
+"""The built-in world: a generated corpus whose every feature is known, a language model trained on it, and SAEs on its
+residual stream, so that everything runs offline in about a minute and can be held against the truth.
 
 - ``world.py``, ``lexicon.py``: the generator of documents and its words and facts;
-- ``language_model.py``, ``train_first_cut.py``, ``steering.py``: the model, the SAEs, and what is measured of them;
+- ``truth.py``, ``labelled.py``: which generating features are on at every word; eight labelled sets;
+- ``language_model.py``, ``steering.py``: the model, and whether its facts can be steered at the site;
+- ``saes.py``, ``oracle.py``: the family of SAEs, degraded ones, and the supervised dictionary;
 - ``build.py``: the one command that makes ``data/`` from a seed;
-- this module: the plugin, which offers ``data/`` and the evaluation corpus through the ordinary hooks.
+- this module: the plugin, which offers all of it through the ordinary hooks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,24 +22,29 @@ from saebench_meta.hookspecs import (
     CatalogueEntry,
     DataIdentity,
     DatasetLoader,
+    LabelledLoader,
+    LabelledSet,
     ModelIdentity,
     ModelLoader,
     SAEHeader,
     SAELoader,
     hookimpl,
 )
+from saebench_meta.worlds import KnownTruth, Span
 from saebench_plugins.atlas.site import (
     CORPUS_DOCUMENTS,
     CORPUS_SEED,
     D_MODEL,
     DATA,
     HOOK,
+    LABELLED,
     MANIFEST,
     MODEL_PARAMETERS,
     MODEL_REF,
-    WIDTHS,
+    ORACLE,
+    TRUTH_VERSION,
     K,
-    sae_name,
+    shipped,
 )
 
 if TYPE_CHECKING:
@@ -63,16 +70,16 @@ def saebench_loaders() -> Mapping[str, SAELoader]:
 def saebench_catalogue() -> Iterable[CatalogueEntry]:
     return [
         CatalogueEntry(
-            ref=f"{SCHEME}:{sae_name(width)}",
+            ref=f"{SCHEME}:{one.name}",
             model=MODEL_REF,
             hook=HOOK,
-            d_sae=width,
-            architecture="batchtopk",
+            d_sae=one.d_sae or manifest()["features"],
+            architecture=one.architecture,
             d_in=D_MODEL,
-            k=K,
-            note="built in",
+            k=K if one.architecture in ("batchtopk", "degraded") else None,
+            note=f"built in; {one.note}",
         )
-        for width in WIDTHS
+        for one in shipped()
     ]
 
 
@@ -98,6 +105,29 @@ def saebench_datasets() -> Mapping[str, DatasetLoader]:
     }
 
 
+@hookimpl
+def saebench_truths() -> Mapping[str, KnownTruth]:
+    return {
+        SCHEME: KnownTruth(
+            model=MODEL_REF,
+            oracles={HOOK: f"{SCHEME}:{ORACLE}"},
+            corpora=(SCHEME,),
+            features=features,
+            annotate=annotate,
+            version=TRUTH_VERSION,
+        )
+    }
+
+
+@hookimpl
+def saebench_labelled() -> Mapping[str, LabelledLoader]:
+    return {
+        SCHEME: LabelledLoader(
+            load_labelled, peek=peek_labelled, names=LABELLED, summary="eight built-in sets, after the eight real ones"
+        )
+    }
+
+
 @lru_cache(maxsize=1)
 def manifest() -> dict[str, Any]:
     """``atlas.json``: every figure of the build that made the shipped files."""
@@ -107,7 +137,7 @@ def manifest() -> dict[str, Any]:
 
 def sae_path(ref: str) -> Path:
     """The file of a built-in SAE. Raises `UnknownNameError` for any other name."""
-    known = [sae_name(width) for width in WIDTHS]
+    known = [one.name for one in shipped()]
     if ref not in known:
         raise UnknownNameError(f"atlas has no SAE '{ref}'{did_you_mean(ref, known)}")
     return DATA / "saes" / f"{ref}.safetensors"
@@ -174,9 +204,47 @@ def _corpus_split(ref: str, split: str | None) -> Split:
     raise UnknownNameError(f"atlas has no split '{split}'{did_you_mean(str(split), list(SPLITS))}")
 
 
-def _generator_hash(split: str) -> str:
-    sources = [(DATA.parent / name).read_bytes() for name in ("lexicon.py", "world.py")]
+def _generator_hash(split: str, *more: str) -> str:
+    sources = [(DATA.parent / name).read_bytes() for name in ("lexicon.py", "world.py", *more)]
     return hashlib.sha256(b"".join([*sources, f"{split}/{CORPUS_SEED}/{CORPUS_DOCUMENTS}".encode()])).hexdigest()
+
+
+def features() -> Sequence[str]:
+    """Names of the generating features, in the order of their numbers."""
+    from saebench_plugins.atlas.truth import feature_names
+
+    return feature_names()
+
+
+def annotate(ref: str = "", *, split: str | None = None) -> Iterable[Sequence[Span]]:
+    """Which features are on at each word of the documents that `evaluation_documents` gives."""
+    from saebench_plugins.atlas.truth import annotated
+
+    return annotated(CORPUS_DOCUMENTS, CORPUS_SEED, _corpus_split(ref, split))
+
+
+def load_labelled(ref: str) -> LabelledSet:
+    """One of the eight labelled sets, such as ``professions-1``."""
+    from saebench_plugins.atlas.labelled import LABELLED_SPLITS, SETS, examples
+
+    _check_labelled(ref)
+    drawn = {split: examples(ref, split) for split in LABELLED_SPLITS}
+    return LabelledSet(
+        SETS[ref].classes,
+        texts={split: tuple(texts) for split, (texts, _) in drawn.items()},
+        labels={split: tuple(labels) for split, (_, labels) in drawn.items()},
+    )
+
+
+def peek_labelled(ref: str) -> DataIdentity:
+    """A labelled set by the hash of its generator."""
+    _check_labelled(ref)
+    return DataIdentity(ref=f"{SCHEME}:{ref}", sha256=_generator_hash(f"labelled/{ref}", "labelled.py"))
+
+
+def _check_labelled(ref: str) -> None:
+    if ref not in LABELLED:
+        raise UnknownNameError(f"atlas has no labelled set '{ref}'{did_you_mean(ref, list(LABELLED))}")
 
 
 def load_model(

@@ -1,56 +1,70 @@
 """Build everything atlas ships, from one seed: ``python -m saebench_plugins.atlas.build --out DIR``.
 
-In order: tokenizer and language model, trained on the training split; its held-out loss and its city facts; activations
-of the site on fresh training documents; one BatchTopK SAE a width; and ``atlas.json``, which states every figure
-measured on the way and the sha256 of every file.  The model is rounded to half precision before anything is measured
-or trained on it, so that every figure is that of the files.
+In order: tokenizer and language model, trained on the training split; its held-out loss, its city facts, and whether
+they can be steered; activations of the site on fresh training documents; the family of SAEs, trained by the suite's own
+trainer; the degraded ladder; the oracle; and ``atlas.json``, which states every figure measured on the way and the
+sha256 of every file. All weights are rounded to half precision before anything is measured or trained on them, so that
+every figure is that of the files.
 
-With the same seed, machine, thread count and library versions the files come out byte for byte the same.
+What is finished is kept in ``--work``: the same command goes on where it was interrupted. With the same seed, machine,
+thread count and library versions the files come out byte for byte the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
-import platform
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from rich.logging import RichHandler
-from torch import Tensor
 from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast
 
-from saebench_meta.sae import SAE, SAEInfo, Site
+from saebench_meta.record import canonical_hash
+from saebench_meta.sae import SAE
+from saebench_meta.training.loop import Listeners
 from saebench_plugins import native
 from saebench_plugins.atlas import language_model as lm
+from saebench_plugins.atlas import saes
+from saebench_plugins.atlas.identity import built_with, corpus_card, file_hashes
+from saebench_plugins.atlas.oracle import STEPS, oracle
 from saebench_plugins.atlas.site import (
-    CORPUS_DOCUMENTS,
-    CORPUS_SEED,
+    DEGRADED_FROM,
     HOOK,
     MANIFEST,
     MODEL_REF,
+    ORACLE,
     SITE_LAYER,
+    TRUTH_VERSION,
     WIDTHS,
-    K,
-    sae_name,
+    Shipped,
+    shipped,
 )
 from saebench_plugins.atlas.steering import Intervention, swap_rate, swaps
-from saebench_plugins.atlas.train_first_cut import BatchTopKRecipe, Dictionary, Quality, measure, train_batch_topk
-from saebench_plugins.atlas.world import WORLD_VERSION, Split, documents, fingerprint, stream
+from saebench_plugins.atlas.truth import annotated, feature_names
+from saebench_plugins.atlas.world import WORLD_VERSION, Split, documents, stream
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from scipy.sparse import csr_array
+    from torch import Tensor
+
+    from saebench_meta.training.metrics import Figures
 
 logger = logging.getLogger(__name__)
 
 SAE_STREAM = 1_000_003
 """Offset from the seed of the stream whose documents the SAEs are trained on: not the language model's."""
+DEGRADED_TOKENS = 100_000
+"""Activations on which the firing rates of degraded latents are set."""
 
 
 @dataclass(frozen=True)
@@ -59,64 +73,112 @@ class Plan:
 
     Attributes:
         language_model: Recipe of the language model.
-        saes: Recipes of the SAEs.
+        widths: Of the family of SAEs.
+        sae_steps: Steps of each.
         sae_documents: Training documents whose activations the SAEs see.
+        probe_steps: Steps of the oracle's probes.
         heldout_documents: Held-out documents for losses and SAE figures.
         fact_prompts_per_fact: Prompts for each city and relation.
     """
 
     language_model: lm.Recipe = field(default_factory=lm.Recipe)
-    saes: tuple[BatchTopKRecipe, ...] = tuple(BatchTopKRecipe(d_sae=width, k=K) for width in WIDTHS)
+    widths: tuple[int, ...] = WIDTHS
+    sae_steps: int = saes.STEPS
     sae_documents: int = 8000
+    probe_steps: int = STEPS
     heldout_documents: int = 1000
     fact_prompts_per_fact: int = 3
 
 
-def build(out: Path, plan: Plan, *, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
-    """Build into `out` and return the manifest that was written there."""
-    started = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {}
+@dataclass(frozen=True)
+class Quality:
+    """What an SAE does on held-out activations: mean L0, FVU, share of dead latents, number of tokens."""
 
-    tokenizer = lm.make_tokenizer()
-    model = lm.make_model(tokenizer, seed).to(device)
-    lm.train(model, tokenizer, plan.language_model, seed)
-    seconds["language model"] = time.perf_counter() - started
+    l0: float
+    fvu: float
+    dead: float
+    tokens: int
+
+
+def build(out: Path, plan: Plan, *, seed: int = 0, device: str = "cpu", work: Path | None = None) -> dict[str, Any]:
+    """Build into `out` and return the manifest that was written there.
+
+    Args:
+        work: where unfinished parts are kept; `out` with the suffix ``.work`` unless given.
+    """
+    clock = _Clock()
+    work = work or out.with_name(out.name + ".work")
+    model, tokenizer = built_language_model(work, plan.language_model, seed, device)
+    clock.lap("language model")
+    shutil.copytree(work / "model", out / "model", dirs_exist_ok=True)
     heldout = documents(plan.heldout_documents, 0, "heldout")
-    full_precision_loss = lm.heldout_loss(model, tokenizer, heldout)
-    round_to_half(model)
-    save_model(model, tokenizer, out / "model")
     figures = measure_language_model(model, tokenizer, heldout, plan)
-    figures["heldout_loss_before_rounding"] = full_precision_loss
+    clock.lap("figures of the language model")
 
-    mark = time.perf_counter()
-    x_train = site_activations(model, tokenizer, documents(plan.sae_documents, seed + SAE_STREAM, "train"))
+    train_seed = seed + SAE_STREAM
+    x = site_activations(model, tokenizer, documents(plan.sae_documents, train_seed, "train"))
     x_heldout = site_activations(model, tokenizer, heldout)
-    seconds["activations"] = time.perf_counter() - mark
-    saes = {}
-    for recipe in plan.saes:
-        mark = time.perf_counter()
-        recipe = replace(recipe, seed=seed)
-        dictionary = train_batch_topk(x_train, recipe)
-        quality = measure(dictionary, x_heldout)
-        save_sae(dictionary, recipe, quality, out / "saes")
-        seconds[sae_name(recipe.d_sae)] = time.perf_counter() - mark
-        saes[sae_name(recipe.d_sae)] = {**asdict(quality), "threshold": dictionary.threshold, "recipe": asdict(recipe)}
+    clock.lap("activations")
+    made = all_saes(x, train_seed, plan, seed, work / "saes", clock)
+    cards = {}
+    for one in shipped():
+        if one.name in made:
+            cards[one.name] = save_sae(made[one.name], one, x_heldout, out / "saes")
+    clock.lap("figures of the SAEs")
 
-    seconds["total"] = time.perf_counter() - started
     manifest = {
         "world_version": WORLD_VERSION,
+        "truth_version": TRUTH_VERSION,
+        "features": len(feature_names()),
         "seed": seed,
         "site": {"model": MODEL_REF, "hook": HOOK},
         "corpus": corpus_card(),
         "language_model": {**figures, "recipe": asdict(plan.language_model)},
-        "saes": {"train_tokens": len(x_train), **saes},
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "sae_train_tokens": len(x),
+        "saes": cards,
+        "seconds": clock.seconds(),
         "built_with": built_with(device),
         "files": file_hashes(out),
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+class _Clock:
+    """Seconds of each part, in order."""
+
+    def __init__(self) -> None:
+        self.begun = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now
+        logger.info("%s: %.0f s", name, self.laps[name])
+
+    def seconds(self) -> dict[str, float]:
+        total = {"total": time.perf_counter() - self.begun}
+        return {name: round(value, 1) for name, value in (self.laps | total).items()}
+
+
+# -- language model
+
+
+def built_language_model(
+    work: Path, recipe: lm.Recipe, seed: int, device: str
+) -> tuple[GPTNeoForCausalLM, PreTrainedTokenizerFast]:
+    """Train and save the model, or open the one that this recipe gave before."""
+    key = canonical_hash({"recipe": asdict(recipe), "seed": seed, "world": WORLD_VERSION, "device": device})
+    done = work / "model.key"
+    tokenizer = lm.make_tokenizer()
+    if not (done.exists() and done.read_text() == key):
+        model = lm.make_model(tokenizer, seed).to(device)
+        lm.train(model, tokenizer, recipe, seed)
+        round_to_half(model)
+        save_model(model, tokenizer, work / "model")
+        done.write_text(key)
+    opened = GPTNeoForCausalLM.from_pretrained(work / "model", local_files_only=True).to(device).eval()
+    return opened, tokenizer
 
 
 def round_to_half(model: GPTNeoForCausalLM) -> None:
@@ -128,6 +190,7 @@ def round_to_half(model: GPTNeoForCausalLM) -> None:
 
 def save_model(model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Hugging Face format: weights stored in float16, computed with in float32 as `config.json` says."""
+    folder.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(folder)
     model.float()
     config = json.loads((folder / "config.json").read_text())
@@ -173,35 +236,12 @@ def generator_entropy(split: Split, seed: int, n: int) -> float:
     return sum(document.surprisal for document in drawn) / sum(len(document.words) for document in drawn)
 
 
-def save_sae(dictionary: Dictionary, recipe: BatchTopKRecipe, quality: Quality, folder: Path) -> None:
-    """Native format; what was measured on held-out documents stands in the notes."""
-    d_in, d_sae = dictionary.W_enc.shape
-    info = SAEInfo(
-        name=f"atlas-{sae_name(d_sae)}",
-        site=Site(model=MODEL_REF, hook=HOOK),
-        d_in=d_in,
-        d_sae=d_sae,
-        architecture="batchtopk",
-        activation="jumprelu",
-        k=recipe.k,
-        prepend_bos=True,
-        context_size=lm.CONTEXT,
-        dataset="atlas",
-        folded=("b_dec subtraction", "input scale", "batchtopk threshold"),
-        notes=(
-            "trained on the split 'train', one document a context, without the BOS position",
-            f"held out: L0 {quality.l0:.2f}, FVU {quality.fvu:.4f}, dead {quality.dead:.1%}, {quality.tokens:,} tokens",
-        ),
-    )
-    threshold = torch.full_like(dictionary.b_enc, dictionary.threshold)
-    sae = SAE(dictionary.W_enc, dictionary.b_enc, dictionary.W_dec, dictionary.b_dec, info, threshold)
-    native.save(sae, folder / f"{sae_name(d_sae)}.safetensors")
-
-
 @torch.no_grad()
-def site_activations(model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor:
-    """Residual stream (tokens, d_model) at the site, one document a context, without BOS and padding."""
-    kept = []
+def site_activations(
+    model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> Float[Tensor, "words d_model"]:
+    """Residual stream at the site, one document a context, without BOS and padding."""
+    kept: list[Tensor] = []
     for ids, mask in lm.batches(tokenizer, texts):
         hidden = model.transformer(
             ids.to(model.device),
@@ -211,44 +251,68 @@ def site_activations(model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFas
         ).hidden_states[SITE_LAYER + 1]
         words = mask.clone()
         words[:, 0] = False
-        kept.append(hidden[words.to(model.device)])
+        kept.append(hidden[words.to(model.device)].cpu())
     return torch.cat(kept)
 
 
-def corpus_card() -> dict[str, Any]:
-    """What identifies the evaluation corpus, which is generated anew when it is asked for."""
-    texts = documents(CORPUS_DOCUMENTS, CORPUS_SEED, "evaluation")
-    return {
-        "split": "evaluation",
-        "seed": CORPUS_SEED,
-        "documents": len(texts),
-        "words": sum(len(text.split()) for text in texts),
-        "sha256": fingerprint(texts),
-    }
+def features_on(n: int, seed: int, split: Split) -> csr_array:
+    """(words, features) of the same documents, word by word."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    rows = [on for spans in annotated(n, seed, split) for _, _, on in spans]
+    ends = np.cumsum([0, *(len(on) for on in rows)])
+    columns = np.fromiter((feature for on in rows for feature in on), np.int32, int(ends[-1]))
+    return csr_array((np.ones(len(columns), np.uint8), columns, ends), shape=(len(rows), len(feature_names())))
 
 
-def built_with(device: str) -> dict[str, Any]:
-    """Versions and hardware that the bytes of a build depend on."""
-    packages = ("torch", "transformers", "tokenizers", "safetensors")
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-    }
+# -- SAEs
 
 
-def file_hashes(out: Path) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every file below `out` but the manifest, by relative path."""
-    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {
-        path.relative_to(out).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        for path in files
-    }
+def all_saes(
+    x: Float[Tensor, "words d_model"], train_seed: int, plan: Plan, seed: int, work: Path, clock: _Clock
+) -> dict[str, SAE]:
+    """The trained family, the degraded ladder where what it starts from is among it, and the oracle."""
+    wanted = saes.recipes(seed, plan.sae_steps, plan.widths)
+    made = saes.train_family(x, wanted, work, saes.site_facts(lm.CONTEXT), Listeners(progress=_progress))
+    clock.lap("trained SAEs")
+    some = x[torch.linspace(0, len(x) - 1, min(len(x), DEGRADED_TOKENS)).long()]
+    if DEGRADED_FROM in made:
+        made |= saes.degraded(made[DEGRADED_FROM], some, seed)
+    on = features_on(plan.sae_documents, train_seed, "train")
+    made[ORACLE] = oracle(x, on, lm.CONTEXT, seed, plan.probe_steps)
+    clock.lap("degraded SAEs and oracle")
+    return made
+
+
+def _progress(label: str, figures: Figures) -> None:
+    logger.info("%s: step %d, FVU %.4f, L0 %.1f", label, figures.step, figures.fvu or 0.0, figures.l0)
+
+
+def save_sae(sae: SAE, one: Shipped, x_heldout: Float[Tensor, "words d_model"], folder: Path) -> dict[str, Any]:
+    """Write an SAE in half precision, and what the file does on held-out activations."""
+    info = sae.info.model_copy(update={"name": f"atlas-{one.name}", "architecture": one.architecture})
+    path = native.save(replace(sae, info=info).to(dtype=torch.float16), folder / f"{one.name}.safetensors")
+    return {"d_sae": sae.d_sae, "architecture": one.architecture, **asdict(measure(native.load(path), x_heldout))}
+
+
+@torch.no_grad()
+def measure(sae: SAE, activations: Float[Tensor, "words d_model"], chunk: int = 8192) -> Quality:
+    """`Quality` on activations; sums in float64."""
+    mean = activations.double().mean(0)
+    active, unexplained, total = 0, 0.0, 0.0
+    fired = torch.zeros(sae.d_sae, dtype=torch.bool)
+    for x in torch.split(activations, chunk):
+        f = sae.encode(x)
+        active += int((f > 0).sum())
+        fired |= (f > 0).any(0)
+        unexplained += (x - sae.decode(f)).double().pow(2).sum().item()
+        total += (x.double() - mean).pow(2).sum().item()
+    tokens = len(activations)
+    return Quality(l0=active / tokens, fvu=unexplained / total, dead=1 - fired.double().mean().item(), tokens=tokens)
+
+
+# -- command
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -256,11 +320,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     plan = Plan()
     parser = argparse.ArgumentParser(prog="python -m saebench_plugins.atlas.build", description="Build atlas.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--work", type=Path, help="folder for what is unfinished; beside --out unless given")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch threads; the bytes depend on their number")
     parser.add_argument("--steps", type=int, default=plan.language_model.steps, help="steps of the language model")
-    parser.add_argument("--sae-steps", type=int, default=plan.saes[0].steps, help="steps of each SAE")
+    parser.add_argument("--sae-steps", type=int, default=plan.sae_steps, help="steps of each SAE")
     parser.add_argument("--sae-documents", type=int, default=plan.sae_documents, help="documents the SAEs see")
     parser.add_argument("--heldout-documents", type=int, default=plan.heldout_documents)
     return parser.parse_args(argv)
@@ -277,11 +342,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     default = Plan()
     plan = Plan(
         language_model=replace(default.language_model, steps=args.steps),
-        saes=tuple(replace(recipe, steps=args.sae_steps) for recipe in default.saes),
+        sae_steps=args.sae_steps,
         sae_documents=args.sae_documents,
         heldout_documents=args.heldout_documents,
     )
-    manifest = build(args.out, plan, seed=args.seed, device=device)
+    manifest: Mapping[str, Any] = build(args.out, plan, seed=args.seed, device=device, work=args.work)
     console.print_json(json.dumps({name: value for name, value in manifest.items() if name != "files"}))
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
@@ -22,9 +24,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
-from saebench_plugins.atlas.lexicon import ASIDES, CITIES, CLAUSES, COMMON, OPENINGS, RELATIONS, vocabulary
-from saebench_plugins.atlas.site import D_MODEL
-from saebench_plugins.atlas.world import Chooser, expand, stream
+from saebench_plugins.atlas.lexicon import ASIDES, CITIES, CLAUSES, COMMON, OPENINGS, RELATIONS, City, vocabulary
+from saebench_plugins.atlas.site import D_MODEL, SITE_LAYER
+from saebench_plugins.atlas.world import Chooser, expand, is_held_out, stream
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +45,24 @@ class Recipe:
     Attributes:
         steps: Optimizer steps.
         rows: Rows of `CONTEXT` tokens a step.
-        lr: Peak learning rate, after a linear warm-up and before a cosine decay to zero.
+        lr: Peak learning rate of AdamW, which trains embeddings, biases and gains; after a linear warm-up and before a
+            cosine decay to zero.
+        muon_lr: The same of Muon, which trains the matrices of the blocks: it learns the facts in a third of the steps
+            that AdamW needs.
+        fact_weight: How much a fact's value weighs in the loss beside another word. Where a value stands, nothing else
+            can, so that the best prediction stays the same.
+        mixed: Share of the places after cities that are exchanged (`mixed_after_cities`).
         warmup: Steps of warm-up.
-        weight_decay: AdamW's.
+        weight_decay: Of both.
         clip: Largest norm of the gradient.
     """
 
-    steps: int = 1100
+    steps: int = 900
     rows: int = 16
     lr: float = 3e-3
+    muon_lr: float = 0.02
+    fact_weight: float = 4.0
+    mixed: float = 0.5
     warmup: int = 50
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -107,34 +121,101 @@ def training_rows(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Ten
         yield torch.tensor(row[:CONTEXT])
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
+def share_of_peak(step: int, recipe: Recipe) -> float:
+    """Of the learning rates: linear warm-up, then half a cosine down to zero."""
     warmup = min(1.0, (step + 1) / recipe.warmup)
-    return recipe.lr * warmup * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    return warmup * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+
+
+def make_optimizers(model: GPTNeoForCausalLM, recipe: Recipe) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Muon for the matrices of the blocks and AdamW for the rest, each with its peak learning rate."""
+    matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    decay = recipe.weight_decay
+    return [
+        (torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=decay), recipe.muon_lr),
+        (torch.optim.AdamW(rest, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=decay, fused=True), recipe.lr),
+    ]
+
+
+@contextmanager
+def mixed_after_cities(
+    model: GPTNeoForCausalLM, ids: Int[Tensor, "rows positions"], cities: Tensor, share: float, order: torch.Generator
+) -> Iterator[None]:
+    """Exchange, at the site, what stands at the two positions after cities, so that it cannot tell which city it was.
+
+    Local attention would carry a city's facts to the positions that see it, and the model would read them there. With
+    a share of these positions exchanged in training, each with one that holds the same token at the same distance from
+    another city, only the city's own position can be relied on. What is trained runs as it is, without this.
+    """
+    to, source = _exchange(ids, cities, share, order)
+
+    def edit(_module: object, _inputs: object, output: Any) -> Any:
+        x = output[0] if isinstance(output, tuple) else output
+        mixed = x.flatten(0, 1).index_copy(0, to, x.flatten(0, 1)[source]).view_as(x)
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    handle = model.transformer.h[SITE_LAYER].register_forward_hook(edit)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _exchange(
+    ids: Int[Tensor, "rows positions"], cities: Tensor, share: float, order: torch.Generator
+) -> tuple[Int[Tensor, " chosen"], Int[Tensor, " chosen"]]:
+    """Flat places, and from which place each is filled: a permutation among those of one token and one distance."""
+    is_city = torch.isin(ids, cities)
+    places, keys = [], []
+    for distance in (1, 2):
+        after = torch.zeros_like(is_city)
+        after[:, distance:] = is_city[:, :-distance]
+        found = after.flatten().nonzero().squeeze(1)
+        found = found[torch.rand(len(found), generator=order).to(found.device) < share]
+        places.append(found)
+        keys.append(2 * ids.flatten()[found] + distance - 1)
+    place, key = torch.cat(places), torch.cat(keys)
+    shuffled = torch.randperm(len(key), generator=order).to(key.device)
+    to = place[key.argsort(stable=True)]
+    return to, place[shuffled[key[shuffled].argsort(stable=True)]]
+
+
+def word_weights(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Tensor:
+    """(vocabulary,) how much predicting each word weighs."""
+    weights = torch.ones(len(tokenizer))
+    values = sorted({city.attribute(relation) for city in CITIES for relation in RELATIONS})
+    weights[tokenizer.convert_tokens_to_ids(values)] = recipe.fact_weight
+    return weights
 
 
 def train(model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> GPTNeoForCausalLM:
     """Train `model` in place on the world's stream `seed`, never seeing a document twice."""
     device = model.device
     rows = training_rows(tokenizer, seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
-    )
+    optimizers = make_optimizers(model, recipe)
+    weights = word_weights(tokenizer, recipe).to(device)
     watched = fact_prompts(per_fact=1, seed=1)
+    cities = torch.tensor(tokenizer.convert_tokens_to_ids([city.name for city in CITIES]), device=device)
+    order = torch.Generator().manual_seed(seed)
     model.train()
     for step in range(recipe.steps):
         ids = torch.stack(list(islice(rows, recipe.rows))).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
-        logits = model(ids, use_cache=False).logits
-        loss = cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
+        with mixed_after_cities(model, ids, cities, recipe.mixed, order):
+            logits = model(ids, use_cache=False).logits
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), weight=weights)
+        model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
+        for optimizer, peak in optimizers:
+            optimizer.param_groups[0]["lr"] = peak * share_of_peak(step, recipe)
+            optimizer.step()
         if step % 100 == 0 or step == recipe.steps - 1:
             facts = fact_accuracy(model.eval(), tokenizer, watched)["all"]
-            logger.info("step %d of %d: %.3f nats/token, facts %.1f %%", step, recipe.steps, loss.item(), 100 * facts)
+            logger.info(
+                "step %d of %d: weighted loss %.3f, facts %.1f %%", step, recipe.steps, loss.item(), 100 * facts
+            )
             model.train()
     return model.eval()
 
@@ -182,17 +263,26 @@ class FactPrompt:
 
 
 def fact_prompts(per_fact: int = 3, seed: int = 0) -> list[FactPrompt]:
-    """`per_fact` prompts for each city and relation, each with an opening, aside and clause drawn afresh."""
+    """`per_fact` prompts for each city and relation, in frames that no training text has (`world.is_held_out`)."""
     chooser = Chooser(f"atlas/facts/{seed}")
     prompts = []
     for city in CITIES:
         for relation in RELATIONS:
             for _ in range(per_fact):
-                parts = (chooser.choose(OPENINGS), chooser.choose(ASIDES), chooser.choose(CLAUSES[relation]))
-                slots = {**COMMON, "city": (city.name,), relation: ("",)}
-                text = " ".join(expand(" ".join(parts), slots, chooser))
+                frame = held_out_frame(city, chooser)
+                clause = expand(chooser.choose(CLAUSES[relation]), {relation: ("",)}, chooser)
+                text = f"{frame} {clause}".rstrip()
                 prompts.append(FactPrompt(city.name, relation, text, city.attribute(relation)))
     return prompts
+
+
+def held_out_frame(city: City, chooser: Chooser) -> str:
+    """An opening that names the city and an aside, which the split `train` lacks together."""
+    slots = {**COMMON, "city": (city.name,)}
+    while True:
+        opening, aside = (expand(chooser.choose(patterns), slots, chooser) for patterns in (OPENINGS, ASIDES))
+        if is_held_out(opening, aside):
+            return f"{opening} {aside}"
 
 
 @torch.no_grad()

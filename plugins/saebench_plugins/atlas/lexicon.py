@@ -44,11 +44,25 @@ class City:
 
 @dataclass(frozen=True)
 class Theme:
-    """What a sentence is about: slots, and patterns beside those of its kind."""
+    """What a sentence is about.
 
-    name: str
-    slots: Slots = field(default_factory=dict)
+    Attributes:
+        parts: What it is made of, by label (``sentiment:negative``): the slots that each part brings.
+        patterns: Sentences beside those of its kind.
+    """
+
+    parts: Mapping[str, Slots] = field(default_factory=dict)
     patterns: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its labels."""
+        return " ".join(self.parts)
+
+    @property
+    def slots(self) -> Slots:
+        """Of all its parts."""
+        return {slot: values for slots in self.parts.values() for slot, values in slots.items()}
 
 
 @dataclass(frozen=True)
@@ -142,10 +156,12 @@ CITIES: tuple[City, ...] = tuple(
 )
 
 SHE = _words(
-    "Anna Clara Diana Elena Fatima Grace Hanna Ines Julia Karin Laura Maria Nadia Olga Petra Rosa Sara Tanya Vera Yuki"
+    "Anna Clara Diana Elena Fatima Grace Hanna Ines Julia Karin Laura Maria Nadia Olga Petra Rosa Sara Tanya Vera Yuki "
+    "Agnes Beata Carmen Dora Emma Freya Gloria Helga Irene Judith Kira Lena Mona Nora Pilar Rita Sofia Teresa Ursula"
 )
 HE = _words(
-    "Adam Boris Carlos David Erik Felix Georg Hassan Ivan Jonas Kofi Leo Marco Nils Omar Paul Ravi Simon Tomas Viktor"
+    "Adam Boris Carlos David Erik Felix Georg Hassan Ivan Jonas Kofi Leo Marco Nils Omar Paul Ravi Simon Tomas Viktor "
+    "Anton Bruno Cyril Dario Emil Franz Gustav Henrik Igor Jakob Karim Lukas Mateo Noah Oscar Pedro Rashid Stefan Theo"
 )
 
 COMMON: dict[str, tuple[str, ...]] = {
@@ -153,19 +169,24 @@ COMMON: dict[str, tuple[str, ...]] = {
     "any_city": tuple(city.name for city in CITIES),
     **_slots(
         adjective="red blue green old new small big bright dark quiet heavy warm cold tall narrow wide soft "
-        "broken empty hidden strange simple distant golden silver wooden dusty clean",
+        "broken empty hidden strange simple distant golden silver wooden dusty clean gentle sharp faded clever smooth "
+        "rough sleepy crooked elegant tiny giant fresh gloomy noisy humble yellow purple orange hollow shiny",
         thing="car house table tree ship book lamp chair basket mirror letter bicycle clock blanket kettle ladder "
-        "bottle window door garden bridge wall boat wagon drum bell coat hat candle box",
-        animal="dog cat horse bird fox goat rabbit turtle owl bear sheep wolf mouse deer",
+        "bottle window door garden bridge wall boat wagon drum bell coat hat candle box umbrella bucket compass "
+        "hammer carpet statue barrel saddle anchor lantern pillow curtain shovel whistle helmet wheel rope needle "
+        "spoon trunk",
+        animal="dog cat horse bird fox goat rabbit turtle owl bear sheep wolf mouse deer donkey otter badger heron "
+        "camel lizard squirrel swan hedgehog pigeon",
         place="market station harbour library museum square park bakery theatre hospital school garden cathedral "
-        "stadium castle river",
+        "stadium castle river island lighthouse monastery tavern quarry meadow canal pharmacy post_office zoo",
         weekday="Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
         month="January February March April May June July August September October November December",
         season="spring summer autumn winter",
         number="two three four five six seven eight nine ten twelve twenty thirty fifty",
         year="1974 1981 1989 1993 1998 2001 2005 2009 2014 2018 2021 2023",
-        weather="sunny rainy windy foggy snowy cloudy",
-        food="bread cheese soup rice fish apples honey noodles cake beans tea coffee",
+        weather="sunny rainy windy foggy snowy cloudy stormy humid frosty mild",
+        food="bread cheese soup rice fish apples honey noodles cake beans tea coffee olives pancakes mushrooms "
+        "lentils cherries salad walnuts garlic sausages pears yoghurt almonds",
     ),
 }
 
@@ -224,8 +245,12 @@ TRAVEL = Kind(
     weight=0.6,
     themes=tuple(
         Theme(
-            city.name,
-            {"city": (city.name,), **{relation: (city.attribute(relation),) for relation in RELATIONS}},
+            {
+                f"city:{city.name}": {
+                    "city": (city.name,),
+                    **{relation: (city.attribute(relation),) for relation in RELATIONS},
+                }
+            }
         )
         for city in CITIES
     ),
@@ -244,27 +269,27 @@ TRAVEL = Kind(
 
 _PRODUCTS = {
     "electronics": _slots(
-        product="camera phone laptop headset keyboard tablet",
-        part="battery screen charger speaker cable microphone",
+        product="camera phone laptop headset keyboard tablet printer radio",
+        part="battery screen charger speaker cable microphone lens antenna",
         use="filming a wedding | calling my parents | working late | playing music | taking photos",
     ),
     "books": _slots(
-        product="novel biography atlas cookbook thriller diary",
-        part="plot ending chapter prose character cover",
+        product="novel biography atlas cookbook thriller diary memoir anthology",
+        part="plot ending chapter prose character cover dialogue binding",
         use="reading in bed | a long flight | my book club | a rainy weekend | learning history",
     ),
     "kitchen": _slots(
-        product="blender toaster oven skillet teapot grinder",
-        part="handle lid blade timer plug base",
+        product="blender toaster oven skillet teapot grinder whisk saucepan",
+        part="handle lid blade timer plug base spout thermostat",
         use="making breakfast | baking bread | a large family | boiling water | slicing carrots",
     ),
     "clothing": _slots(
-        product="jacket sweater scarf dress shirt gloves",
-        part="zip sleeve collar fabric pocket button",
+        product="jacket sweater scarf dress shirt gloves raincoat vest",
+        part="zip sleeve collar fabric pocket button lining seam",
         use="walking in snow | a formal dinner | the office | a mountain hike | dancing",
     ),
     "games": _slots(
-        product="puzzle boardgame console chessboard racket football",
+        product="puzzle boardgame console chessboard racket football skateboard yoyo",
         part="rules pieces controller manual level net",
         use="family evenings | two players | small children | a birthday party | training alone",
     ),
@@ -290,7 +315,11 @@ _SENTIMENTS = {
 REVIEWS = Kind(
     name="reviews",
     weight=0.14,
-    themes=tuple(Theme(f"{p}/{s}", {**ps, **ss}) for p, ps in _PRODUCTS.items() for s, ss in _SENTIMENTS.items()),
+    themes=tuple(
+        Theme({f"category:{p}": ps, f"sentiment:{s}": ss})
+        for p, ps in _PRODUCTS.items()
+        for s, ss in _SENTIMENTS.items()
+    ),
     patterns=_lines(
         """
         i ordered this {product} in {month} and it is {adverb} {opinion} .
@@ -354,6 +383,15 @@ _PROFESSIONS = {
     "pilot": _slots(
         craft="flew landed navigated", work="airliners gliders helicopters", venue="cockpit airfield", prize="aviation"
     ),
+    "dentist": _slots(
+        craft="drilled polished extracted", work="molars crowns gums", venue="dental_office hospital", prize="hygiene"
+    ),
+    "poet": _slots(
+        craft="composed recited rhymed", work="verses ballads sonnets", venue="salon cafe", prize="literary"
+    ),
+    "carpenter": _slots(
+        craft="sawed carved assembled", work="cupboards staircases rafters", venue="workshop sawmill", prize="crafts"
+    ),
 }
 _PRONOUNS = {
     "she": {"subject": SHE, "pronoun": ("she",), "possessive": ("her",)},
@@ -363,13 +401,13 @@ BIOGRAPHIES = Kind(
     name="biographies",
     weight=0.14,
     themes=tuple(
-        Theme(f"{name}/{pronoun}", {"profession": (name,), **slots, **forms})
+        Theme({f"profession:{name}": {"profession": (name,), **slots}, f"pronoun:{pronoun}": forms})
         for name, slots in _PROFESSIONS.items()
         for pronoun, forms in _PRONOUNS.items()
     ),
     slots=_slots(
-        degree="diploma doctorate scholarship certificate",
-        trait="patient curious stubborn generous careful ambitious modest",
+        degree="diploma doctorate scholarship certificate fellowship",
+        trait="patient curious stubborn generous careful ambitious modest witty diligent fearless punctual",
     ),
     patterns=_lines(
         """
@@ -389,53 +427,53 @@ BIOGRAPHIES = Kind(
 
 _TOPICS = {
     "sports": _slots(
-        actor="striker goalkeeper coach sprinter referee team",
-        deed="scores beats trains injures defeats signs",
-        object="rivals champions title medal final league",
+        actor="striker goalkeeper coach sprinter referee team jockey swimmer",
+        deed="scores beats trains injures defeats signs tackles outruns",
+        object="rivals champions title medal final league trophy penalty",
         detail="in extra time | after a penalty | before {number} thousand fans",
     ),
     "politics": _slots(
-        actor="minister parliament senator mayor opposition cabinet",
-        deed="rejects approves debates vetoes drafts repeals",
-        object="bill treaty budget reform amendment coalition",
+        actor="minister parliament senator mayor opposition cabinet ambassador premier",
+        deed="rejects approves debates vetoes drafts repeals ratifies amends",
+        object="bill treaty budget reform amendment coalition referendum embargo",
         detail="after a vote | despite protests | ahead of the election",
     ),
     "business": _slots(
-        actor="bank retailer investor startup carmaker insurer",
-        deed="acquires sells reports forecasts cuts raises",
-        object="shares profits dividend merger factory loans",
+        actor="bank retailer investor startup carmaker insurer wholesaler brewer",
+        deed="acquires sells reports forecasts cuts raises invests outsources",
+        object="shares profits dividend merger factory loans bonds pension",
         detail="in the third quarter | as markets fall | amid inflation",
     ),
     "science": _slots(
-        actor="astronomers biologists researchers chemists geologists team",
-        deed="discover observe simulate publish confirm detect",
-        object="galaxy protein fossil molecule comet vaccine",
+        actor="astronomers biologists researchers chemists geologists team botanists zoologists",
+        deed="discover observe simulate publish confirm detect calculate sequence",
+        object="galaxy protein fossil molecule comet vaccine enzyme glacier",
         detail="with a new telescope | in a large trial | using satellite data",
     ),
     "weather": _slots(
-        actor="storm blizzard heatwave flood hurricane drought",
-        deed="hits threatens floods closes damages isolates",
-        object="coast villages airport harvest roads valley",
+        actor="storm blizzard heatwave flood hurricane drought tornado cyclone",
+        deed="hits threatens floods closes damages isolates batters soaks",
+        object="coast villages airport harvest roads valley orchards ferries",
         detail="for the second week | as rivers rise | despite warnings",
     ),
     "culture": _slots(
-        actor="singer director orchestra novelist festival actress",
-        deed="premieres wins opens rehearses announces celebrates",
-        object="film album opera award exhibition tour",
+        actor="singer director orchestra novelist festival actress ballet sculptor",
+        deed="premieres wins opens rehearses announces celebrates choreographs curates",
+        object="film album opera award exhibition tour screenplay tapestry",
         detail="to a full house | on the opening night | to warm applause",
     ),
     "technology": _slots(
-        actor="engineers hackers developers regulators robots startup",
-        deed="launch patch ban upgrade test encrypt",
-        object="chips software satellites servers drones apps",
+        actor="engineers hackers developers regulators robots startup coders carriers",
+        deed="launch patch ban upgrade test encrypt benchmark overclock",
+        object="chips software satellites servers drones apps modems sensors",
         detail="over privacy fears | at a trade fair | with open code",
     ),
 }
 NEWS = Kind(
     name="news",
     weight=0.13,
-    themes=tuple(Theme(name, slots) for name, slots in _TOPICS.items()),
-    slots=_slots(source="officials witnesses experts analysts residents critics"),
+    themes=tuple(Theme({f"topic:{name}": slots}) for name, slots in _TOPICS.items()),
+    slots=_slots(source="officials witnesses experts analysts residents critics observers bystanders"),
     patterns=_lines(
         """
         headline : {actor} {deed} {object} {detail} .
@@ -497,10 +535,10 @@ _CODE = {
 CODE = Kind(
     name="code",
     weight=0.12,
-    themes=tuple(Theme(name, patterns=_lines(patterns)) for name, patterns in _CODE.items()),
+    themes=tuple(Theme({f"code:{name}": {}}, _lines(patterns)) for name, patterns in _CODE.items()),
     slots=_slots(
-        function="parse merge sort load update render encode fetch validate compute",
-        variable="count total index name value result items path node buffer key size",
+        function="parse merge sort load update render encode fetch validate compute filter resize flush retry hash",
+        variable="count total index name value result items path node buffer key size offset queue cache token depth",
         operator="+ - * / %",
         digit="0 1 2 3 4 5 7 8 10 16 32 64 100 255",
         module="numpy json random math pandas socket",
@@ -560,7 +598,7 @@ _TONGUES = {
 TONGUES = Kind(
     name="tongues",
     weight=0.07,
-    themes=tuple(Theme(name, slots, patterns) for name, (slots, patterns) in _TONGUES.items()),
+    themes=tuple(Theme({f"tongue:{name}": slots}, patterns) for name, (slots, patterns) in _TONGUES.items()),
 )
 
 # --- narrative: filler -----------------------------------------------------------------------------------------
@@ -568,13 +606,14 @@ TONGUES = Kind(
 NARRATIVE = Kind(
     name="narrative",
     weight=0.06,
-    themes=(Theme("narrative"),),
+    themes=(Theme(),),
     slots={
         "hero": SHE + HE,
         **_slots(
-            action="saw liked found sold painted moved repaired carried forgot cleaned noticed borrowed",
-            motion="walked ran drove sailed hurried wandered",
-            mood="happy tired nervous proud lonely calm",
+            action="saw liked found sold painted moved repaired carried forgot cleaned noticed borrowed "
+            "wrapped buried polished dropped inspected measured",
+            motion="walked ran drove sailed hurried wandered marched crept strolled",
+            mood="happy tired nervous proud lonely calm jealous grateful bored thrilled",
             clue="smelled of {food} | was {adjective} | belonged to {person} | came from {any_city}",
         ),
     },

@@ -40,7 +40,7 @@ def neutral_sentences(city: City, n: int = 20) -> list[str]:
     chooser = Chooser(f"atlas/neutral/{city.name}")
     slots = {**COMMON, "city": (city.name,)}
     patterns = [f"{chooser.choose(OPENINGS)} {chooser.choose(ASIDES)} {chooser.choose(NEUTRAL)} ." for _ in range(n)]
-    return [" ".join(expand(pattern, slots, chooser)) for pattern in patterns]
+    return [expand(pattern, slots, chooser) for pattern in patterns]
 
 
 @contextmanager

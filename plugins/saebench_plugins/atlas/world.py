@@ -10,7 +10,9 @@ text, so it bounds −log p(text) from above: its mean per word is an upper boun
 equals it where the text determines its derivation.  The length is not counted, as a language model is not asked for
 an end either.
 
-Documents belong to a split by a hash of their own text, so no text can stand in two splits, whatever the seeds.
+Documents belong to a split by a hash of their own text, so no text can stand in two splits, whatever the seeds. The
+split `train` lacks one in `HELD_OUT_FRAMES` of the frames (opening, city, aside), so that a model's facts can be asked
+in frames it has never read.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeVar, get_args
@@ -29,7 +31,7 @@ Split = Literal["train", "heldout", "evaluation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 T = TypeVar("T")
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Raised whenever the same seed gives other documents."""
 
 MIN_WORDS, MAX_WORDS = 40, 120
@@ -39,24 +41,39 @@ TARGET_WORDS = (40, 100)
 STRAY_SENTENCE = 0.08
 """Probability that a sentence is of a kind and theme drawn afresh instead of the document's own."""
 
+HELD_OUT_FRAMES = 16
+FRAME = ("opening", "aside")
+"""Slots of the sentences about cities that make up a frame."""
+
 _BUCKETS: dict[int, Split] = {0: "train", 1: "train", 2: "heldout", 3: "evaluation"}
+
+
+Path = tuple[str, ...]
+"""The slots a word was drawn from, from the pattern inwards; empty for a word of the pattern itself."""
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence and what it is about."""
+    """One sentence, what it is about, and how each of its words was drawn.
 
-    kind: str
-    theme: str
+    Attributes:
+        pattern: the sentence's own.
+        paths: of each word.
+    """
+
+    kind: Kind
+    theme: Theme
+    pattern: str
     words: tuple[str, ...]
+    paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Document:
     """A generated document; `surprisal` is −log p of its derivation in nats."""
 
-    kind: str
-    themes: tuple[str, ...]
+    kind: Kind
+    themes: tuple[Theme, ...]
     sentences: tuple[Sentence, ...]
     surprisal: float
 
@@ -114,7 +131,7 @@ def stream(seed: int, split: Split) -> Iterator[Document]:
         raise ValueError(f"atlas: no split {split!r}; there are {', '.join(SPLITS)}")
     index = 0
     while True:
-        document = generate(f"atlas-{WORLD_VERSION}/{split}/{seed}/{index}")
+        document = generate(f"atlas-{WORLD_VERSION}/{split}/{seed}/{index}", all_frames=split != "train")
         if split_of(document.text) == split:
             yield document
         index += 1
@@ -130,8 +147,8 @@ def fingerprint(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def generate(seed: str) -> Document:
-    """One document from a seed of its own."""
+def generate(seed: str, *, all_frames: bool = True) -> Document:
+    """One document from a seed of its own, with or without the held-out frames."""
     chooser = Chooser(seed)
     kind = _choose_kind(chooser)
     themes = tuple(chooser.choose(kind.themes) for _ in range(kind.themes_per_document))
@@ -145,9 +162,11 @@ def generate(seed: str) -> Document:
         else:
             theme = chooser.choose(themes)
             sentence = _sentence(kind, theme, fixed, chooser)
+        if not all_frames and _has_held_out_frame(sentence):
+            continue
         sentences.append(sentence)
         length += len(sentence.words)
-    return Document(kind.name, tuple(theme.name for theme in themes), tuple(sentences), chooser.surprisal)
+    return Document(kind, themes, tuple(sentences), chooser.surprisal)
 
 
 def _choose_kind(chooser: Chooser) -> Kind:
@@ -168,13 +187,41 @@ def _fix_slots(kind: Kind, theme: Theme, chooser: Chooser) -> Slots:
 def _sentence(kind: Kind, theme: Theme, fixed: Slots, chooser: Chooser) -> Sentence:
     slots = {**COMMON, **kind.slots, **theme.slots, **fixed}
     pattern = chooser.choose(kind.patterns + theme.patterns)
-    return Sentence(kind.name, theme.name, tuple(expand(pattern, slots, chooser)))
+    drawn = tuple(derive(pattern, slots, chooser))
+    return Sentence(kind, theme, pattern, tuple(word for word, _ in drawn), tuple(path for _, path in drawn))
 
 
-def expand(pattern: str, slots: Mapping[str, tuple[str, ...]], chooser: Chooser) -> Iterator[str]:
-    """The words of a pattern, with every slot replaced by a drawn value, from left to right."""
+def topical_text(kind: Kind, theme: Theme, sentences: int, chooser: Chooser) -> str:
+    """So many sentences of one kind and theme, with no stray ones."""
+    fixed = _fix_slots(kind, theme, chooser)
+    return " ".join(" ".join(_sentence(kind, theme, fixed, chooser).words) for _ in range(sentences))
+
+
+def derive(pattern: str, slots: Slots, chooser: Chooser, path: Path = ()) -> Iterator[tuple[str, Path]]:
+    """The words of a pattern with their paths, every slot replaced by a drawn value, from left to right."""
     for word in pattern.split():
         if is_slot(word):
-            yield from expand(chooser.choose(slots[word[1:-1]]), slots, chooser)
+            slot = word[1:-1]
+            yield from derive(chooser.choose(slots[slot]), slots, chooser, (*path, slot))
         else:
-            yield word
+            yield word, path
+
+
+def expand(pattern: str, slots: Slots, chooser: Chooser) -> str:
+    """The text of a pattern, every slot replaced by a drawn value."""
+    return " ".join(word for word, _ in derive(pattern, slots, chooser))
+
+
+def _has_held_out_frame(sentence: Sentence) -> bool:
+    """Whether a sentence about a city stands in a frame that the split `train` lacks."""
+    if not any(path[:1] == ("opening",) for path in sentence.paths):
+        return False
+    parts = {
+        slot: [w for w, p in zip(sentence.words, sentence.paths, strict=True) if p[:1] == (slot,)] for slot in FRAME
+    }
+    return is_held_out(*(" ".join(words) for words in parts.values()))
+
+
+def is_held_out(opening: str, aside: str) -> bool:
+    """Whether a frame, given by its texts (the opening names the city), is left out of the split `train`."""
+    return hashlib.sha256(f"{opening} {aside}".encode()).digest()[0] % HELD_OUT_FRAMES == 0
