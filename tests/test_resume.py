@@ -87,11 +87,11 @@ def milestone(event: dict[str, object]) -> str:
 
 def test_all_tasks_run_on_the_built_in_world_with_the_network_off(undisturbed: Undisturbed) -> None:
     found = undisturbed.records
-    assert set(found) >= {"core", "novel_latents"}
+    assert set(found) >= {"core", "novel_latents", "broken_latents"}
     assert {r.status for r in found.values()} == {"ok"}
     for m in found["core"].metrics.values():
         assert m.value is not None and (m.method == "census") == (m.ci_low is None)
-        assert set(m.controls) == {"random", "permuted_rows"}
+        assert set(m.controls) == {"random", "permuted_rows", "oracle"}
     assert found["core"].metrics["explained_variance"].order is not None
     assert found["core"].metrics["explained_variance"].order.holds is True
     assert "torch" in undisturbed.err.split("IMPORTED")[1]
