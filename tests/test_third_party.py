@@ -74,7 +74,7 @@ def test_its_task_runs_on_its_sae(installed: Path, archive: Path, tmp_path: Path
     assert kept["n"] == 20
     crowding = record["metrics"]["crowding"]
     assert (crowding["method"], crowding["n"]) == ("census", 128)
-    assert set(kept["controls"]) == set(crowding["controls"]) == {"random"}
+    assert set(kept["controls"]) == set(crowding["controls"]) == {"random", "oracle"}
     assert crowding["controls"]["random"]["value"] != crowding["value"]
 
 

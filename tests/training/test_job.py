@@ -406,8 +406,8 @@ def test_a_task_trains_what_it_declared(with_rows: Registry, corpus: Path, tmp_p
     other = make_plan(with_rows, settings(tmp_path, corpus, tasks=("toy_rows",), parameters={"toy_rows": {"k": 3}}))
     assert other.units[0].place.id != plan.units[0].place.id
     record, _ = run(with_rows, asked)
-    [trained] = record.trained
-    assert trained.label == "batchtopk-32-k2-s0" and trained.recipe["tokens"] == 2048
+    trained, on_the_oracle = record.trained
+    assert trained.label == on_the_oracle.label == "batchtopk-32-k2-s0" and trained.recipe["tokens"] == 2048
     value = record.metrics["explained"].value
     assert value is not None and 0 < value < 1
     again, events = run(with_rows, settings(tmp_path, corpus, tasks=("toy_rows",), out=tmp_path / "more"))
