@@ -15,6 +15,8 @@ from transformers import GPTNeoForCausalLM, PreTrainedTokenizerFast
 from saebench_meta.controls import random_sae
 from saebench_meta.errors import SaebenchError
 from saebench_meta.matching import firing, matched_f1
+from saebench_meta.plugins import registry
+from saebench_meta.resolve import find_reference, resolve_sae
 from saebench_meta.sae import SAE
 from saebench_plugins import atlas
 from saebench_plugins.atlas import language_model as lm
@@ -148,6 +150,38 @@ def test_catalogue_headers_and_files_agree() -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("batchtopk-1024", "batchtopk-512"),
+        ("relu-512", "relu-256"),
+        ("batchtopk-512-degraded50", "batchtopk-256"),
+        ("oracle", "batchtopk-1024"),
+    ],
+)
+def test_the_reference_is_of_the_same_architecture_where_there_is_one(name: str, reference: str) -> None:
+    found = find_reference(registry(), resolve_sae(registry(), f"atlas:{name}"))
+    assert found == (f"atlas:{reference}", "in the catalogue")
+
+
+def test_labelled_sets_come_through_their_hook() -> None:
+    loader = atlas.saebench_labelled()["atlas"]
+    for name in loader.names:
+        labelled = loader.load(name)
+        assert set(labelled.texts) == {"train", "test"}
+        assert loader.peek(name).ref == f"atlas:{name}"
+    assert len({loader.peek(name).sha256 for name in loader.names}) == 8
+
+
+def test_truth_annotates_the_corpus_document_by_document() -> None:
+    truth = atlas.saebench_truths()["atlas"]
+    n = len(truth.features())
+    spans = list(truth.annotate("", split=None))
+    for text, found in zip(atlas.evaluation_documents(), spans, strict=True):
+        assert [text[start:end] for start, end, _ in found] == text.split()
+        assert all(0 <= feature < n for _, _, on in found for feature in on)
+
+
 def test_corpus_is_the_one_of_the_manifest_and_its_splits_are_apart() -> None:
     texts = atlas.evaluation_documents()
     card = atlas.manifest()["corpus"]
@@ -163,6 +197,7 @@ def test_corpus_is_the_one_of_the_manifest_and_its_splits_are_apart() -> None:
         lambda: atlas.load_sae("batchtopk-127"),
         lambda: atlas.peek_corpus(split="evaluatoin"),
         lambda: atlas.peek_corpus("other"),
+        lambda: atlas.load_labelled("profession-1"),
         lambda: atlas.peek_model("other"),
     ],
 )
