@@ -37,7 +37,7 @@ help: ## say what there is
 	@sed -n 's/^#   \([A-Z_]*=.*\)/  \1/p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed ## install, run every task on the built-in world, print the table, name the report
-	$(VENV)/bin/saebench run --family atlas:batchtopk-128 atlas:batchtopk-256 atlas:batchtopk-512 --tasks all --profile quick -o $(OUT) $(ARGS)
+	$(VENV)/bin/saebench run --family atlas:batchtopk-128 atlas:batchtopk-256 atlas:batchtopk-512 --tasks all -o $(OUT) $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(VENV)/bin/python -m pytest $(ARGS)

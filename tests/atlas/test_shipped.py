@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -19,6 +20,7 @@ from saebench_meta.plugins import registry
 from saebench_meta.resolve import find_reference, resolve_sae
 from saebench_meta.sae import SAE
 from saebench_plugins import atlas
+from saebench_plugins.atlas import card
 from saebench_plugins.atlas import language_model as lm
 from saebench_plugins.atlas.build import features_on, generator_entropy, measure, site_activations
 from saebench_plugins.atlas.lexicon import CITIES, RELATIONS, vocabulary
@@ -180,6 +182,13 @@ def test_truth_annotates_the_corpus_document_by_document() -> None:
     for text, found in zip(atlas.evaluation_documents(), spans, strict=True):
         assert [text[start:end] for start, end, _ in found] == text.split()
         assert all(0 <= feature < n for _, _, on in found for feature in on)
+
+
+@pytest.mark.parametrize("table", [card.language_model, card.steering, card.files])
+def test_the_data_card_shows_the_figures_of_the_manifest(table: Callable[[], str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "atlas.md").read_text()
+    for part in table().split("\n\n"):
+        assert part in page
 
 
 def test_corpus_is_the_one_of_the_manifest_and_its_splits_are_apart() -> None:

@@ -19,6 +19,7 @@ from saebench_plugins.atlas.world import (
     derive,
     documents,
     fingerprint,
+    generate,
     is_held_out,
     split_of,
     stream,
@@ -127,6 +128,14 @@ def test_the_training_split_lacks_the_held_out_frames_and_the_others_have_them()
     assert len(train) > 1000
     assert not any(train)
     assert sum(heldout) / len(heldout) == pytest.approx(1 / HELD_OUT_FRAMES, abs=0.02)
+
+
+def test_sentences_that_are_left_out_add_nothing_to_the_surprisal() -> None:
+    rates = {}
+    for all_frames in (True, False):
+        drawn = [generate(str(i), all_frames=all_frames) for i in range(300)]
+        rates[all_frames] = sum(d.surprisal for d in drawn) / sum(len(d.words) for d in drawn)
+    assert rates[False] == pytest.approx(rates[True], rel=0.01)
 
 
 def test_surprisal_of_uniform_and_weighted_choices() -> None:

@@ -136,7 +136,6 @@ def build(out: Path, plan: Plan, *, seed: int = 0, device: str = "cpu", work: Pa
         "language_model": {**figures, "recipe": asdict(plan.language_model)},
         "sae_train_tokens": len(x),
         "saes": cards,
-        "seconds": clock.seconds(),
         "built_with": built_with(device),
         "files": file_hashes(out),
     }
@@ -145,20 +144,15 @@ def build(out: Path, plan: Plan, *, seed: int = 0, device: str = "cpu", work: Pa
 
 
 class _Clock:
-    """Seconds of each part, in order."""
+    """Tells how long each part took."""
 
     def __init__(self) -> None:
-        self.begun = self.last = time.perf_counter()
-        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.laps[name], self.last = now - self.last, now
-        logger.info("%s: %.0f s", name, self.laps[name])
-
-    def seconds(self) -> dict[str, float]:
-        total = {"total": time.perf_counter() - self.begun}
-        return {name: round(value, 1) for name, value in (self.laps | total).items()}
+        logger.info("%s: %.0f s", name, now - self.last)
+        self.last = now
 
 
 # -- language model

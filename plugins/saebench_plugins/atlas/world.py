@@ -157,12 +157,14 @@ def generate(seed: str, *, all_frames: bool = True) -> Document:
     sentences: list[Sentence] = []
     length = 0
     while length < target:
+        surprisal = chooser.surprisal
         if chooser.flip(STRAY_SENTENCE):
             sentence = _stray_sentence(chooser)
         else:
             theme = chooser.choose(themes)
             sentence = _sentence(kind, theme, fixed, chooser)
         if not all_frames and _has_held_out_frame(sentence):
+            chooser.surprisal = surprisal  # what is drawn in its place is likelier than its own draws say
             continue
         sentences.append(sentence)
         length += len(sentence.words)

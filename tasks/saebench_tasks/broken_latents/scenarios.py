@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from saebench_tasks.broken_latents.kinds import PART
+from saebench_tasks.broken_latents.toys import COMMON
 
 if TYPE_CHECKING:
     from saebench_tasks.broken_latents.kinds import Scores
@@ -34,14 +35,6 @@ L1_TWENTY = (0.01, 0.1, 1.0)
 NEGATIVE = 0.05
 """Size from which on a negative part counts; of two orthogonal latents that share a small parent neither is large."""
 
-RECIPE: Mapping[str, Any] = {
-    "batch_size": 512,
-    "warmup": 0.05,
-    "decay": 0.3,
-    "scaling": "none",
-    "b_dec": "zero",
-    "threshold_batches": 20,
-}
 FOUR: Mapping[str, Any] = {"steps": 2000, "lr": 0.003}
 TWENTY: Mapping[str, Any] = {"steps": 2000, "lr": 0.03}
 TWENTY_ORTHO: Mapping[str, Any] = {"steps": 2400, "lr": 0.03}
@@ -63,7 +56,7 @@ class Scenario:
         clauses: what counts as that: (words, condition on the scores).
         coefficient: which setting is varied.
         values: that are tried; of `l1` in the post's units.
-        settings: number of `steps`, and settings of the recipe over `RECIPE`.
+        settings: number of `steps`, and settings of the recipe over `COMMON`.
         group: `post`, or `others` for what the post did not run.
     """
 
@@ -85,7 +78,7 @@ class Scenario:
     def given(self, value: float, d_in: int, longer: int = 1) -> dict[str, Any]:
         """Settings of the recipe for a value of the coefficient, and `longer` times the steps."""
         own = {"l1": value / d_in, "k": int(value)}.get(self.coefficient, value)
-        made = {**RECIPE, **self.settings, "d_sae": self.d_sae, self.coefficient: own}
+        made = {**COMMON, **self.settings, "d_sae": self.d_sae, self.coefficient: own}
         if "ortho" in made:
             made["ortho"] /= d_in
         return made | {"tokens": made.pop("steps") * longer * made["batch_size"]}

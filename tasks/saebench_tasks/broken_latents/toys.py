@@ -76,6 +76,7 @@ COMMON: Mapping[str, Any] = {
     "b_dec": "zero",
     "threshold_batches": 20,
 }
+"""Settings of all recipes, here and in `scenarios`, which have a learning rate of their own."""
 
 _RECIPE = "a property of the recipe, not of the dictionary: controls have none"
 
