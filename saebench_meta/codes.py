@@ -7,7 +7,7 @@ an operation needs it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -151,6 +151,24 @@ class Codes:
             mode="sum",
             per_sample_weights=self.values.to(W.dtype),
         )
+
+    def dots(
+        self, W: Float[Tensor, "latents d"]
+    ) -> tuple[Float[Tensor, "tokens d"], Callable[[Float[Tensor, "tokens d"]], Float[Tensor, " nnz"]]]:
+        """`f @ W`, and a function that gives for every entry (t, j) the product of row t of a matrix with row j of `W`.
+
+        The products are the gradient of `decode` by the codes' values, so that no row of `W` is copied for them. The
+        function can be called once.
+        """
+        import torch
+
+        values = self.values.detach().to(W.dtype)
+        if self.nnz == 0:
+            return W.new_zeros(self.n_tokens, W.shape[1]), lambda E: E.new_zeros(0)
+        with torch.enable_grad():
+            values.requires_grad_()
+            decoded = Codes(self.indptr, self.cols, values, self.n_latents).decode(W.detach())
+        return decoded.detach(), lambda E: torch.autograd.grad(decoded, values, E)[0]
 
     def t_matmul(self, E: Float[Tensor, "tokens d"]) -> Float[Tensor, "latents d"]:
         """`fᵀ @ E`: for every latent the sum of its activations times the rows of `E`."""

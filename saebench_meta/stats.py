@@ -28,6 +28,8 @@ Method = Literal["bootstrap", "wilson", "census", "exact"]
 LEVEL = 0.95
 RESAMPLES = 2000
 """Bootstrap resamples: the Monte-Carlo error of a 95 % limit is then a few percent of the interval's half-width."""
+GROUP_RESAMPLES = 400
+"""Of groups of documents, where the statistic is worked out anew for each resample."""
 BATCH_ELEMENTS = 8_000_000
 """Resampling counts held at once: 64 MB."""
 
@@ -189,15 +191,22 @@ def _counts(n: int, resamples: int, key: int) -> np.ndarray:
 
 
 def _interval(data: list[np.ndarray], value: float, draw: Draw, level: float) -> tuple[float | None, float | None]:
+    """BCa limits; None where there is one document or 1 % of resamples have no value."""
+    import numpy as np
+
+    if len(data[0]) < 2:
+        return None, None
+    with np.errstate(all="ignore"):
+        return _limits(value, *draw(data), level)
+
+
+def _limits(value: float, draws: np.ndarray, jackknife: np.ndarray, level: float) -> tuple[float | None, float | None]:
     """BCa limits; plain quantiles where BCa is undefined (no spread); None where 1 % of resamples have no value."""
     import numpy as np
     from scipy.special import ndtr, ndtri
 
-    if len(data[0]) < 2:
-        return None, None
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     with np.errstate(all="ignore"):
-        draws, jackknife = draw(data)
         finite = draws[np.isfinite(draws)]
         if finite.size < draws.size * 0.99:
             return None, None
@@ -297,6 +306,49 @@ def bootstrap(
 
     data = np.asarray(values, dtype=np.float64).reshape(-1)
     return _estimate([data], chosen, "the statistic", draw, level)
+
+
+def from_groups(
+    arrays: Sequence[ArrayLike],
+    statistic: Callable[..., float | None],
+    rng: np.random.Generator,
+    *,
+    n: int,
+    n_unit: str = "documents",
+    level: float = LEVEL,
+    resamples: int = GROUP_RESAMPLES,
+) -> Estimate:
+    """A statistic of sums over all groups of documents, with a bootstrap interval over the groups.
+
+    For what depends on thousands of sums at once, such as the share of latents whose addition lowers an error: sums are
+    kept by group, (groups, …) each, not by document.
+
+    Args:
+        statistic: takes the sums, one array each without the groups' axis; None or NaN where it has no value.
+        n: sample size to report, in `n_unit`.
+    """
+    import numpy as np
+
+    data = [np.asarray(a, dtype=np.float64) for a in arrays]
+    groups = len(data[0])
+
+    def of(sums: Sequence[np.ndarray]) -> float:
+        value = statistic(*sums)
+        return math.nan if value is None else float(value)
+
+    totals = [a.sum(axis=0) for a in data]
+    value = of(totals)
+    if not math.isfinite(value):
+        return Estimate(None, n, n_unit, "bootstrap", reason="the statistic has no value on this sample")
+    if groups < 2:
+        return Estimate(value, n, n_unit, "bootstrap", reason="no interval: one group of documents")
+    counts = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(np.float64)
+    draws = np.array([of([np.tensordot(row, a, axes=1) for a in data]) for row in counts])
+    left_out = np.array([of([t - a[g] for t, a in zip(totals, data, strict=True)]) for g in range(groups)])
+    low, high = _limits(value, draws, left_out, level)
+    if low is None or high is None:
+        return Estimate(value, n, n_unit, "bootstrap", reason="no interval: resamples without a finite value")
+    return Estimate(value, n, n_unit, "bootstrap", low, high, level)
 
 
 def paired_difference(

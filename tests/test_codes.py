@@ -117,6 +117,15 @@ def test_products_are_those_of_the_matrix(f: Tensor) -> None:
     assert torch.equal(codes.t_matmul(E), f.T @ E)
 
 
+@given(matrices())
+def test_dots_are_the_products_of_the_entries_with_their_rows(f: Tensor) -> None:
+    codes = Codes.from_dense(f)
+    W, E = whole_numbers(f.shape[1], 4), whole_numbers(f.shape[0], 4, seed=1)
+    decoded, dots = codes.dots(W)
+    assert torch.equal(decoded, f @ W) and not decoded.requires_grad
+    assert torch.equal(dots(E), (E @ W.T)[f != 0])
+
+
 def test_products_with_a_matrix_of_the_wrong_height_are_errors() -> None:
     codes = Codes.from_dense(torch.ones(3, 2))
     for rows in (1, 4):

@@ -280,3 +280,31 @@ def test_the_interval_of_a_formula_is_that_of_scipys_bca_bootstrap() -> None:
         [0.025, 0.975],
     )
     assert abs(plain[0] - theirs.low) > 0.03 * width
+
+
+# -- groups of documents
+
+
+def test_from_groups_takes_the_statistic_of_the_totals() -> None:
+    a = np.arange(12.0).reshape(4, 3)
+    estimate = stats.from_groups([a, np.ones(4)], lambda s, n: float((s / n > 5).mean()), rng(), n=40)
+    assert estimate.value == pytest.approx(2 / 3)  # the columns' means are 4.5, 5.5, 6.5
+    assert (estimate.n, estimate.n_unit, estimate.method) == (40, "documents", "bootstrap")
+
+
+def test_from_groups_agrees_with_a_formula_over_the_same_groups() -> None:
+    data = rng(5).gamma(2.0, 1.0, (64, 2))
+    one = stats.from_groups([data[:, 0], data[:, 1]], lambda a, b: a / b, rng(1), n=64, resamples=4000)
+    two = stats.from_documents("a / b", {"a": data[:, 0], "b": data[:, 1]}, rng(2), resamples=4000)
+    assert one.value == pytest.approx(two.value)
+    assert one.ci_low == pytest.approx(two.ci_low, rel=0.02)
+    assert one.ci_high == pytest.approx(two.ci_high, rel=0.02)
+
+
+def test_from_groups_without_a_value_or_with_one_group_says_why() -> None:
+    none = stats.from_groups([np.ones(5)], lambda _: None, rng(), n=5)
+    assert none.value is None and none.reason
+    one = stats.from_groups([np.ones((1, 3))], lambda a: a.sum(), rng(), n=1)
+    assert (one.value, one.ci_low) == (3.0, None) and one.reason
+    seldom = stats.from_groups([np.eye(8)], lambda a: None if a[0] == 0 else float(a[1]), rng(), n=8)
+    assert seldom.value == 1 and seldom.ci_low is None and seldom.reason
