@@ -51,7 +51,7 @@ bench: $(VENV)/.installed-dev ## run the benchmarks in tests/benchmarks
 	@for f in tests/benchmarks/bench_*.py; do echo "== $$f"; $(VENV)/bin/python $$f; done
 
 fuzz: $(VENV)/.installed-dev ## 2,000 damaged files a format through every SAE loader
-	SAEBENCH_FUZZ=2000 $(VENV)/bin/python -m pytest tests/test_native_hostile.py tests/test_saelens_hostile.py tests/test_gemma_scope.py tests/test_gemma_scope_2.py \
+	SAEBENCH_FUZZ=2000 $(VENV)/bin/python -m pytest tests/test_native_hostile.py tests/test_native_stitched.py tests/test_saelens_hostile.py tests/test_gemma_scope.py tests/test_gemma_scope_2.py \
 	    tests/test_llama_scope.py tests/test_openai_sae.py tests/test_dictionary_learning.py tests/test_batchtopk_repo.py \
 	    tests/test_sparsify.py tests/test_torch_file.py $(ARGS)
 

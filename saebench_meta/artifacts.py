@@ -1,10 +1,15 @@
-"""A task's tables, figures and per-document statistics as files: CSV, Vega-Lite with SVG beside it, Parquet."""
+"""What a task gives as files: tables, figures, SAEs, per-document statistics.
+
+CSV; Vega-Lite with SVG beside it; the suite's own SAE format; Parquet.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saebench_meta.measure import SUBJECT, document_rows
@@ -14,9 +19,19 @@ from saebench_meta.task import Figure, Output
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from saebench_meta.hookspecs import SAELoader
+    from saebench_meta.plugins import Registry
+    from saebench_meta.sae import SAE
 
-def draft(outputs: Mapping[str, Output]) -> Draft:
-    """Files of a record: tables and figures of the subject, per-document statistics of the subject and its controls."""
+
+def draft(outputs: Mapping[str, Output], registry: Registry) -> Draft:
+    """Files of a record: tables, figures and SAEs of the subject, per-document statistics also of its controls.
+
+    Raises:
+        SaebenchError: an SAE cannot be written in the suite's own format.
+    """
+    from saebench_meta.training.job import FORMAT
+
     made = Draft()
     output = outputs[SUBJECT]
     for name, table in output.tables.items():
@@ -26,6 +41,10 @@ def draft(outputs: Mapping[str, Output]) -> Draft:
         spec, svg = _render(figure)
         made.add(f"figures/{slug(name)}.vl.json", spec, kind="figure", title=figure.title, caption=figure.caption)
         made.add_file(f"figures/{slug(name)}.svg", svg)
+    for name, sae in output.saes.items():
+        caption = f"{sae.d_sae:,} latents, {sae.info.activation}; saebench run --sae takes this file."
+        data = _sae_file(sae, registry.loaders[FORMAT])
+        made.add(f"saes/{slug(name)}.safetensors", data, kind="sae", title=sae.info.name, caption=caption)
     rows = document_rows(outputs)
     if rows is not None:
         made.add("documents.parquet", _parquet(rows), kind="documents", title="Per-document sufficient statistics")
@@ -37,6 +56,12 @@ def _render(figure: Figure) -> tuple[bytes, bytes]:
     buffer = io.StringIO()
     figure.chart.save(buffer, format="svg")
     return spec, buffer.getvalue().encode()
+
+
+def _sae_file(sae: SAE, form: SAELoader) -> bytes:
+    assert form.save is not None
+    with tempfile.TemporaryDirectory(prefix="saebench-sae-") as folder:
+        return form.save(sae, Path(folder) / "sae.safetensors").read_bytes()
 
 
 def _parquet(rows: Mapping[str, list[ArrayLike]]) -> bytes:

@@ -103,12 +103,14 @@ class Context(Protocol):
         """What this task declared that it trains for this subject (`trains`), in that order."""
         ...
 
-    def train(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"] | None = None) -> SAE:
+    def train(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"] | None = None, start: SAE | None = None) -> SAE:
         """An SAE trained by a recipe that the task declared (`trains`): once, cached, locked, resumable.
 
         Args:
             rows: what it is trained on, such as decoder rows; without them, activations at the unit's site on documents
                 that the run does not evaluate.
+            start: the SAE that an architecture such as `decoder` starts from. How wide it is may not be known before
+                the task has made it: a declared recipe then counts for every width, its own is what plans reckon with.
         """
         ...
 
@@ -126,6 +128,12 @@ class Context(Protocol):
 
     def bootstrap(self, values: ArrayLike, statistic: Callable[..., ArrayLike] | None = None) -> Estimate:
         """A statistic of per-document values (default the mean) with its bootstrap interval over documents."""
+        ...
+
+    def groups(
+        self, arrays: Sequence[ArrayLike], statistic: Callable[..., float | None], *, n: int, n_unit: str = "documents"
+    ) -> Estimate:
+        """A statistic of sums kept by groups of documents, (groups, …) each, with its bootstrap over the groups."""
         ...
 
     def proportion(self, successes: int, trials: int, *, n_unit: str) -> Estimate:

@@ -201,12 +201,13 @@ class Architecture:
 
     Attributes:
         build: `(recipe, d_in, first batch, generator) -> saebench_meta.training.trainable.TrainableSAE`. A class will
-            do. It may import torch when it is called.
+            do. It may import torch when it is called. Where `starts` is true it is also given `start=`, an SAE.
         hyperparameters: its own settings with their defaults (`k`, `l1`, …); the default's type is the type.
         recipe: defaults of recipe fields that differ from the recipe's own (`lr`, …).
         check: `recipe -> None`, or what is wrong with its values.
         version: raise it when the same recipe would give other weights.
         summary: one line.
+        starts: whether training starts from an SAE, of the recipe's width; activations are then not scaled.
     """
 
     build: Callable[..., TrainableSAE]
@@ -215,6 +216,7 @@ class Architecture:
     check: Callable[[Recipe], str | None] | None = None
     version: int = 1
     summary: str = ""
+    starts: bool = False
 
 
 @hookspec

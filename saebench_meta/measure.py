@@ -105,12 +105,25 @@ def _margin(
         return None
     sign = -1.0 if metric.better == "lower" else 1.0
     if metric.of is None:
-        note = None if ea.method == "census" else "no paired test: this metric has no per-document formula"
-        return Interval(value=sign * (ea.value - eb.value), n=ea.n, n_unit=ea.n_unit, method=ea.method, reason=note)
+        return _unpaired(ea, eb, sign)
     first, second = outputs[a].documents, outputs[b].documents
     assert first is not None and second is not None
     d = stats.paired_difference(metric.of, first, second, _draws(task, seed))
     return _signed(d, sign)
+
+
+def _unpaired(ea: Estimate, eb: Estimate, sign: float) -> Interval:
+    """The difference of two estimates, with the widest interval that their own two allow."""
+    assert ea.value is not None and eb.value is not None
+    made = Interval(value=sign * (ea.value - eb.value), n=ea.n, n_unit=ea.n_unit, method=ea.method)
+    if ea.method == "census":
+        return made
+    limits = [limit for limit in (ea.ci_low, ea.ci_high, eb.ci_low, eb.ci_high) if limit is not None]
+    if len(limits) < 4 or ea.level != eb.level:
+        return made.model_copy(update={"reason": "no paired test: this metric has no per-document formula"})
+    low, high = sorted((sign * (limits[0] - limits[3]), sign * (limits[1] - limits[2])))
+    why = "not paired: as wide as the two intervals allow"
+    return made.model_copy(update={"ci_low": low, "ci_high": high, "level": ea.level, "reason": why})
 
 
 def _signed(d: Estimate, sign: float) -> Interval:

@@ -6,7 +6,7 @@ import fnmatch
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from saebench_meta.errors import SaebenchError, UnmetNeedError, did_you_mean
+from saebench_meta.errors import PluginError, SaebenchError, UnmetNeedError, did_you_mean
 from saebench_meta.inputs import Inputs, InputsFinder, Truths
 from saebench_meta.parameters import format_notices, format_parameters, task_parameters
 from saebench_meta.plugins import Registry
@@ -70,7 +70,7 @@ def make_plan(registry: Registry, settings: Settings) -> Plan:
     Raises:
         SaebenchError: unknown names, unreadable files, or a task named outright whose need is unmet.
     """
-    tasks, outright = select_tasks(registry, settings.tasks)
+    tasks, outright = select_tasks(registry, settings.tasks, family=bool(settings.family))
     for task in tasks:
         task_parameters(task, settings.parameters.get(task.name, {}))  # wrong ones are told before any file is read
     if stray := set(settings.parameters) - {t.name for t in tasks}:
@@ -98,8 +98,15 @@ def make_plan(registry: Registry, settings: Settings) -> Plan:
     return Plan(tuple(unique.values()), tuple(dict.fromkeys(notices)))
 
 
-def select_tasks(registry: Registry, patterns: tuple[str, ...]) -> tuple[list[Task], set[str]]:
-    """Tasks matching names and globs, in the registry's order, and which of them were named outright."""
+def select_tasks(registry: Registry, patterns: tuple[str, ...], *, family: bool) -> tuple[list[Task], set[str]]:
+    """Tasks matching names and globs with their parts, in the order of their names, and which were named outright.
+
+    Args:
+        family: whether the run has one; parts that need one are else left out, unless they are named outright.
+
+    Raises:
+        SaebenchError: a name or glob that fits no task, or a part of a task that is not there.
+    """
     chosen: set[str] = set()
     outright: set[str] = set()
     for pattern in [p.strip() for text in patterns for p in text.split(",") if p.strip()]:
@@ -113,7 +120,28 @@ def select_tasks(registry: Registry, patterns: tuple[str, ...]) -> tuple[list[Ta
         else:
             outright.add(registry.tasks[pattern].name)
     chosen |= outright
+    chosen |= {t.name for t in registry.tasks.values() if t.part_of in chosen}
+    for name in chosen:
+        _check_part(registry, registry.tasks[name])
+    if not family:
+        chosen = {n for n in chosen if n in outright or not _is_family_part(registry.tasks[n])}
     return [registry.tasks[name] for name in sorted(registry.tasks) if name in chosen], outright
+
+
+def _is_family_part(task: Task) -> bool:
+    return task.part_of is not None and task.subject == "family"
+
+
+def _check_part(registry: Registry, task: Task) -> None:
+    if task.part_of is None:
+        return
+    whole = [t.name for t in registry.tasks.values() if t.part_of is None]
+    if task.part_of not in whole:
+        plugin = registry.tasks.owner(task.name).name
+        raise PluginError(
+            f"plugin '{plugin}': task '{task.name}' is declared part of '{task.part_of}', which is no task, or a part "
+            f"itself{did_you_mean(task.part_of, whole)}"
+        )
 
 
 def _unit(
@@ -164,7 +192,9 @@ def _unit(
 
 
 def _oracle(truths: Truths, subject: SubjectPlan) -> ResolvedSAE | None:
-    """The oracle at the subject's site, unless the subject is the oracle."""
+    """The oracle at the subject's site, unless the subject is the oracle, or a family: many oracles are one."""
+    if subject.kind == "family":
+        return None
     oracle = truths.oracle(subject.members[0])
     own = [canonical_hash(m.identity()) for m in subject.members]
     return None if oracle is None or canonical_hash(oracle.identity()) in own else oracle

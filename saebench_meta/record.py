@@ -141,7 +141,7 @@ class JudgeUsed(_Model):
 
 class Artifact(_Model):
     path: str
-    kind: Literal["table", "figure", "documents"]
+    kind: Literal["table", "figure", "documents", "sae"]
     title: str
     caption: str = ""
     sha256: str

@@ -1,4 +1,7 @@
-"""The HTML page of a run folder: one file, no script, no network, readable in the dark, on a phone and by keyboard."""
+"""The HTML page of a run folder: no script, no network, readable in the dark, on a phone and by keyboard.
+
+Its figures are images; each links to an interactive one (`saebench_meta.interactive`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from saebench_meta import tables
+from saebench_meta import interactive, tables
 from saebench_meta.record import Artifact, Record
 from saebench_meta.store import find_records, write_atomic
 
@@ -37,12 +40,28 @@ class ShownTable:
 
 @dataclass(frozen=True)
 class ShownFigure:
-    """A figure artifact as an image inside the page."""
+    """A figure artifact as an image inside the page.
+
+    Attributes:
+        href: of the SVG.
+        source: the SVG as a data URL.
+        spec: what the interactive figure is drawn from, None if it cannot be read.
+    """
 
     title: str
     caption: str
     href: str
     source: str | None
+    spec: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class ShownFile:
+    """An artifact to be downloaded, such as an SAE."""
+
+    title: str
+    caption: str
+    href: str
 
 
 @dataclass(frozen=True)
@@ -54,8 +73,18 @@ class ShownRecord:
     rows: list[tables.Row]
     tables: list[ShownTable]
     figures: list[ShownFigure]
+    saes: list[ShownFile]
     settings: dict[str, str]
     provenance: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.record.task.name}@{self.record.task.version} on {self.record.subject.name}"
+
+    @property
+    def page(self) -> str:
+        """Where its interactive figures are, from the report."""
+        return f"{interactive.FOLDER}/{self.record.id[:16]}.html"
 
 
 @dataclass(frozen=True)
@@ -68,7 +97,7 @@ class Summary:
 
 
 def write_report(folder: Path, *, skipped: Mapping[str, str] | None = None) -> Path:
-    """Write `report.html` into a run folder from the records in it, and return its path.
+    """Write `report.html` and the interactive figures into a run folder from the records in it; the former's path.
 
     Args:
         folder: what a run wrote to.
@@ -78,10 +107,12 @@ def write_report(folder: Path, *, skipped: Mapping[str, str] | None = None) -> P
         SaebenchError: the folder or a record in it cannot be read, or the page cannot be written.
     """
     found = [_shown(folder, at, record, i) for i, (at, record) in enumerate(find_records(folder))]
-    page = _environment().get_template("report.html").render(
+    finished, environment = [r for r in found if r.record.status == "ok"], _environment()
+    interactive.write_pages(folder, [_page(r) for r in finished if any(f.spec for f in r.figures)], environment)
+    page = environment.get_template("report.html").render(
         title=folder.resolve().name,
         summaries=summaries(found),
-        records=[r for r in found if r.record.status == "ok"],
+        records=finished,
         failed=_reasons(found, "failed"),
         skipped={**_reasons(found, "skipped"), **(skipped or {})},
         legend=tables.LEGEND,
@@ -95,7 +126,7 @@ def write_report(folder: Path, *, skipped: Mapping[str, str] | None = None) -> P
 
 def summary_html(records: Sequence[Record], skipped: Mapping[str, str], failed: Mapping[str, str]) -> str:
     """The summary tables alone, for notebooks."""
-    found = [ShownRecord("", r, tables.rows([r]), [], [], {}, {}) for r in records]
+    found = [ShownRecord("", r, tables.rows([r]), [], [], [], {}, {}) for r in records]
     return _environment().get_template("summary.html").render(
         summaries=summaries(found), legend=tables.LEGEND, skipped=skipped, failed=failed
     )  # fmt: skip
@@ -147,13 +178,14 @@ def _environment() -> Environment:
 
 
 def _shown(root: Path, folder: Path, record: Record, index: int) -> ShownRecord:
-    of_kind = {kind: [a for a in record.artifacts if a.kind == kind] for kind in ("table", "figure")}
+    of_kind = {kind: [a for a in record.artifacts if a.kind == kind] for kind in ("table", "figure", "sae")}
     return ShownRecord(
         anchor=f"record-{index + 1}",
         record=record,
         rows=tables.rows([record], all_metrics=True),
         tables=[t for a in of_kind["table"] if (t := _table(root, folder, a)) is not None],
         figures=[_figure(root, folder, a) for a in of_kind["figure"]],
+        saes=[f for a in of_kind["sae"] if (f := _file(root, folder, a)) is not None],
         settings=_settings(record),
         provenance=_provenance(record),
     )
@@ -167,6 +199,11 @@ def _inside(folder: Path, path: str) -> Path | None:
 
 def _href(root: Path, file: Path) -> str:
     return quote(file.relative_to(root.resolve()).as_posix())
+
+
+def _file(root: Path, folder: Path, artifact: Artifact) -> ShownFile | None:
+    file = _inside(folder, artifact.path)
+    return None if file is None else ShownFile(artifact.title, artifact.caption, _href(root, file))
 
 
 def _table(root: Path, folder: Path, artifact: Artifact) -> ShownTable | None:
@@ -194,7 +231,14 @@ def _figure(root: Path, folder: Path, artifact: Artifact) -> ShownFigure:
     svg = _inside(folder, artifact.path.removesuffix(".vl.json") + ".svg")
     # As an image, not inline: scripts in an SVG from a stranger then never run.
     source = None if svg is None else "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
-    return ShownFigure(artifact.title, artifact.caption, _href(root, svg) if svg else "", source)
+    drawn = _inside(folder, artifact.path)
+    spec = None if drawn is None else interactive.read_spec(drawn)
+    return ShownFigure(artifact.title, artifact.caption, _href(root, svg) if svg else "", source, spec)
+
+
+def _page(shown: ShownRecord) -> interactive.Page:
+    figures = [(f.title, f.caption, f.spec) for f in shown.figures]
+    return interactive.Page(Path(shown.page).name, shown.title, f"../{REPORT}#{shown.anchor}", figures)
 
 
 def _settings(record: Record) -> dict[str, str]:

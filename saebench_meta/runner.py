@@ -192,7 +192,7 @@ def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str]
             site = None if unit.inputs is None else ctx.site
             saes = [session.sae(m, site) for m in unit.subject.members]
             outputs = {SUBJECT: unit.task(_subject(unit.subject, saes), ctx, **unit.parameters)}
-            notes = [*ctx.notes, *outputs[SUBJECT].notes]
+            notes = [*unit.subject.notes, *ctx.notes, *outputs[SUBJECT].notes]
             for name in unit.controls:
                 # In a pair only the SAE under test is replaced: the reference is what both are held against.
                 replaced = unit.subject.members if unit.subject.kind == "family" else unit.subject.members[:1]
@@ -329,7 +329,7 @@ def _finished(
     from saebench_meta.artifacts import draft
 
     metrics = measure(unit.task, outputs, session.settings.seed)
-    files = draft(outputs)
+    files = draft(outputs, session.registry)
     record = _base(session, unit, clock)(
         status="ok",
         model=_model_used(session, unit),

@@ -15,9 +15,9 @@ This module imports torch only inside functions, so that listing and planning st
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -101,6 +101,25 @@ class SAEInfo(BaseModel):
         )
 
 
+@runtime_checkable
+class OpenEncoder(Protocol):
+    """A foreign encoder z -> f whose weights can be named, so that its SAE can be told from others."""
+
+    def __call__(self, z: Float[Tensor, "tokens d_in"], /) -> Float[Tensor, "tokens d_sae"]: ...
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> OpenEncoder:
+        """The same encoder elsewhere."""
+        ...
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Every tensor that codes depend on, by a name that stays."""
+        ...
+
+    def describe(self) -> str:
+        """Everything else that codes depend on, the same text for the same encoder."""
+        ...
+
+
 @dataclass(frozen=True)
 class TokenStats:
     """What a per-token input transform took out and its inverse puts back."""
@@ -120,7 +139,8 @@ class SAE:
         b_dec: decoder bias, (d_in,).
         info: everything besides the weights.
         threshold: for `jumprelu`, (d_sae,): a latent is active where `pre > threshold` (and `pre > 0`).
-        encoder: a foreign encoder `z -> f` (gated, …) that replaces `W_enc`, `b_enc` and the activation function.
+        encoder: a foreign encoder `z -> f` (gated, stitched, …) that replaces `W_enc`, `b_enc` and the activation
+            function; moved by its own `to(device=…, dtype=…)`, where it has one.
     """
 
     W_enc: Float[Tensor, "d_in d_sae"]
@@ -165,6 +185,7 @@ class SAE:
         def move(t: Tensor) -> Tensor:
             return t.to(device=device, dtype=dtype)
 
+        moves_encoder = getattr(self.encoder, "to", None)
         return replace(
             self,
             W_enc=move(self.W_enc),
@@ -172,6 +193,7 @@ class SAE:
             W_dec=move(self.W_dec),
             b_dec=move(self.b_dec),
             threshold=None if self.threshold is None else move(self.threshold),
+            encoder=self.encoder if moves_encoder is None else moves_encoder(device=device, dtype=dtype),
         )
 
     def transform(self, x: Float[Tensor, "tokens d_in"]) -> tuple[Float[Tensor, "tokens d_in"], TokenStats]:
@@ -201,22 +223,11 @@ class SAE:
 
     def preactivations(self, z: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
         """`z @ W_enc + b_enc`, with `z` in the SAE's own input space."""
-        return self.b_enc.addmm(z, self.W_enc) if z.ndim == 2 else z @ self.W_enc + self.b_enc
+        return preactivations(z, self.W_enc, self.b_enc)
 
     def activate(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
         """The activation function applied to pre-activations."""
-        import torch
-
-        match self.info.activation:
-            case "relu":
-                return torch.relu(pre)
-            case "jumprelu":
-                assert self.threshold is not None
-                return pre.masked_fill(pre <= self.threshold.clamp_min(0), 0)  # a NaN stays a NaN
-            case "topk":
-                assert self.info.k is not None
-                top = pre.topk(self.info.k, dim=-1, sorted=False)
-                return torch.zeros_like(pre).scatter_(-1, top.indices, torch.relu(top.values))
+        return activate(pre, self.info.activation, k=self.info.k, threshold=self.threshold)
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
         """Dense codes f. For whole samples use `encode_sparse`, which never keeps a tokens × d_sae matrix."""
@@ -261,21 +272,54 @@ class SAE:
         """sha256 over the canonical weights (as float32 bytes) and the identity fields.
 
         Raises:
-            ValueError: a foreign encoder has weights that are not among these; its loader must offer `peek`.
+            ValueError: a foreign encoder has weights that it does not name; its loader must offer `peek`.
         """
         import json
 
-        if self.encoder is not None:
-            raise ValueError(f"SAE '{self.info.name}' has a foreign encoder: its loader must offer `peek`")
-
         digest = hashlib.sha256(json.dumps(self.info.identity(), sort_keys=True).encode())
-        for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
-            tensor: Shaped[Tensor, ...] | None = getattr(self, name)
+        names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+        tensors: dict[str, Shaped[Tensor, ...] | None] = {name: getattr(self, name) for name in names}
+        if isinstance(self.encoder, OpenEncoder):
+            digest.update(self.encoder.describe().encode())
+            tensors.update(self.encoder.tensors())
+        elif self.encoder is not None:
+            raise ValueError(f"SAE '{self.info.name}' has a foreign encoder: its loader must offer `peek`")
+        for name, tensor in tensors.items():
             if tensor is not None:
                 digest.update(name.encode())
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+                values = tensor.detach().float() if tensor.is_floating_point() else tensor
+                digest.update(values.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def __repr__(self) -> str:
         i = self.info
         return f"SAE({i.name!r}, {i.activation}, d_in={i.d_in}, d_sae={i.d_sae}, site={i.site})"
+
+
+def preactivations(
+    z: Float[Tensor, "tokens d_in"], W_enc: Float[Tensor, "d_in latents"], b_enc: Float[Tensor, " latents"]
+) -> Float[Tensor, "tokens latents"]:
+    """`z @ W_enc + b_enc`."""
+    return b_enc.addmm(z, W_enc) if z.ndim == 2 else z @ W_enc + b_enc
+
+
+def activate(
+    pre: Float[Tensor, "tokens latents"],
+    activation: ActivationName,
+    *,
+    k: int | None = None,
+    threshold: Float[Tensor, " latents"] | None = None,
+) -> Float[Tensor, "tokens latents"]:
+    """An activation function applied to pre-activations; `topk` needs `k`, `jumprelu` needs `threshold`."""
+    import torch
+
+    match activation:
+        case "relu":
+            return torch.relu(pre)
+        case "jumprelu":
+            assert threshold is not None
+            return pre.masked_fill(pre <= threshold.clamp_min(0), 0)  # a NaN stays a NaN
+        case "topk":
+            assert k is not None
+            top = pre.topk(k, dim=-1, sorted=False)
+            return torch.zeros_like(pre).scatter_(-1, top.indices, torch.relu(top.values))

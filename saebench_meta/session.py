@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from saebench_meta import seeds
@@ -137,6 +137,14 @@ class Site:
             start = stop
 
 
+def _named(start: SAE) -> str:
+    """The hash of an SAE that a training starts from."""
+    try:
+        return start.content_hash()
+    except ValueError as e:
+        raise SaebenchError(f"no training can start from '{start.info.name}': its encoder cannot be hashed") from e
+
+
 KEPT_SAES = 8
 """SAEs, and controls, kept at once; those used longest ago go first."""
 
@@ -169,6 +177,8 @@ class Session:
         self._warned: set[str] = set()
         self.trained: dict[str, Trained] = {}
         """By the hash of their key, the SAEs this run has trained or found trained."""
+        self._feed: tuple[str, Feed] | None = None
+        """What decoders were last trained on: several in a row see the same."""
 
     # -- telling
 
@@ -220,6 +230,7 @@ class Session:
         needed = {canonical_hash(i.key()) for i in inputs}
         for key in self._sites.keys() - needed:
             del self._sites[key]
+        self._feed = None
 
     def model(self, inputs: Inputs) -> LanguageModel:
         """The language model, with its hook checked; one is kept at a time."""
@@ -263,32 +274,62 @@ class Session:
 
     # -- training
 
-    def trained_for(self, training: Training) -> Trained:
-        """The SAE of a planned training: from the cache, or trained now on documents that are not evaluated."""
-        from saebench_meta.training.job import facts_of, site_feed_of
+    def trained_for(self, training: Training, start: SAE | None = None) -> Trained:
+        """The SAE of a planned training: from the cache, or trained now on documents that are not evaluated.
+
+        Args:
+            start: the SAE that the training starts from, where its architecture says so.
+        """
+        from saebench_meta.training.job import facts_of
+
+        facts = facts_of(replace(training.inputs, data=training.data))
+        feed = partial(self._new_feed if start is None else self._held_feed, training)
+        return self.train(training.recipe, training.key(), feed, facts, start)
+
+    def _new_feed(self, training: Training) -> Feed:
+        from saebench_meta.training.job import site_feed_of
 
         inputs = training.inputs
-        facts = facts_of(replace(inputs, data=training.data))
+        self.model(inputs).check_hook(inputs.hook, training.d_in)
+        exclude = frozenset(self.site(inputs).sample.document_ids) if training.excludes_sample else frozenset()
+        return site_feed_of(self, inputs, training.data, training.recipe, exclude=exclude)
 
-        def feed() -> Feed:
-            self.model(inputs).check_hook(inputs.hook, training.d_in)
-            exclude = frozenset(self.site(inputs).sample.document_ids) if training.excludes_sample else frozenset()
-            return site_feed_of(self, inputs, training.data, training.recipe, exclude=exclude)
+    def _held_feed(self, training: Training) -> Feed:
+        """The same feed for as long as the same is asked for, so that the language model runs once for all of them."""
+        recipe = training.recipe
+        key = canonical_hash([{**training.key(), "recipe": None}, recipe.batch_size, recipe.data_seed])
+        if self._feed is None or self._feed[0] != key:
+            self._feed = None
+            self._feed = key, self._new_feed(training)
+        return self._feed[1]
 
-        return self.train(training.recipe, training.key(), feed, facts)
-
-    def train(self, recipe: Recipe, key: Mapping[str, Any], feed: Callable[[], Feed], facts: SiteFacts) -> Trained:
+    def train(
+        self,
+        recipe: Recipe,
+        key: Mapping[str, Any],
+        feed: Callable[[], Feed],
+        facts: SiteFacts,
+        start: SAE | None = None,
+    ) -> Trained:
         """An SAE trained once for a key, in the cache; an interrupted training goes on where it was.
 
         Args:
-            key: what determines the weights.
+            key: what determines the weights, besides `start`.
             feed: makes the activations, asked for only if there is something left to train.
+            start: the SAE that the training starts from, where its architecture says so.
+
+        Raises:
+            SaebenchError: `start` is missing or does not fit, or training fails.
         """
+        from saebench_meta.training.trainer import check_start
+
+        check_start(self.registry.architectures[recipe.architecture], recipe, start)
+        key = key if start is None else {**key, "start": _named(start)}
         digest = canonical_hash(dict(key))
         if digest not in self.trained:
             from saebench_meta.training.job import train_once
 
-            self.trained[digest] = train_once(self, recipe, digest, feed, facts)
+            self.trained[digest] = train_once(self, recipe, digest, feed, facts, start)
         return self.trained[digest]
 
     def control(self, name: str, resolved: ResolvedSAE, site: Site | None) -> SAE:

@@ -14,7 +14,7 @@ from saebench_meta.resolve import ResolvedSAE, find_reference, resolve_sae
 from saebench_meta.sae import SAEInfo
 from saebench_meta.settings import Settings
 from saebench_meta.task import Task
-from saebench_meta.variants import in_words, reference_training, trained_reference
+from saebench_meta.variants import Training, any_kept, in_words, is_kept, reference_training, trained_reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class SubjectPlan:
     members: tuple[ResolvedSAE, ...]
     unmet: str | None = None
     found: str | None = None
-    """Where a reference nobody named was found, in words."""
+    """Where the reference of a pair was found, in words."""
 
     @property
     def name(self) -> str:
@@ -35,6 +35,14 @@ class SubjectPlan:
     @property
     def roles(self) -> tuple[str, ...]:
         return {"sae": ("sae",), "pair": ("sae", "reference")}.get(self.kind, ("member",) * len(self.members))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a record says of how the subject was put together."""
+        if self.found is None:
+            return ()
+        reference = self.members[-1]
+        return (f"reference: {reference.info.name} ({public_ref(reference)}), {self.found}",)
 
     def to_record(self, trained: Mapping[str, TrainedSAE] | None = None) -> Subject:
         """The subject as a record keeps it.
@@ -51,7 +59,7 @@ class SubjectPlan:
 def _in_record(sae: ResolvedSAE, role: str, trained: TrainedSAE | None) -> SubjectSAE:
     info = sae.info if trained is None else trained.info
     return SubjectSAE(
-        ref=_public_ref(sae),
+        ref=public_ref(sae),
         role=role,  # type: ignore[arg-type]  # checked by the model
         loader=sae.scheme,
         loader_version=sae.loader.version if sae.training is None else sae.training.recipe.architecture_version,
@@ -74,7 +82,8 @@ def public_name(ref: str) -> str:
     return path.name if path.is_absolute() or path.exists() or ref.startswith((".", "~")) else ref
 
 
-def _public_ref(sae: ResolvedSAE) -> str:
+def public_ref(sae: ResolvedSAE) -> str:
+    """The reference of an SAE fit for a record: no path on this machine."""
     shown = public_name(sae.rest)
     return f"{sae.scheme}:{shown}" if shown else sae.scheme
 
@@ -105,14 +114,14 @@ class Subjects:
         if len(sites) > 1:
             raise SaebenchError(f"a family shares one site; these have {len(sites)}: {sorted(sites)}")
 
-    def _checked(self, sae: ResolvedSAE, reference: ResolvedSAE) -> SubjectPlan:
+    def _checked(self, sae: ResolvedSAE, reference: ResolvedSAE, found: str) -> SubjectPlan:
         """The pair, unless --hook would hide that the two belong to different hooks."""
         if self.settings.hook and sae.own_hook != reference.own_hook:
             raise SaebenchError(
                 f"'{sae.ref}' reads {sae.own_hook} and '{reference.ref}' reads {reference.own_hook}: --hook does not "
                 "make them comparable. Give a --reference at the same hook."
             )
-        return SubjectPlan("pair", (sae, reference))
+        return SubjectPlan("pair", (sae, reference), found=found)
 
     def all(self) -> list[Callable[[Task], list[SubjectPlan]]]:
         """One function a row of the run: task -> the subjects it is run on there."""
@@ -138,23 +147,43 @@ class Subjects:
 
     def _pair(self, i: int, sae: ResolvedSAE) -> list[SubjectPlan]:
         if self.reference is not None:
-            return [self._checked(sae, self.reference)]
+            return [self._checked(sae, self.reference, "named by --reference")]
         if self.settings.family:
-            return [self._checked(sae, self.saes[i - 1])] if i else []
-        found = find_reference(self.registry, sae)
-        if found is None:
-            return [self._with_trained_reference(sae)]
-        self.notices.append(f"reference of {sae.info.name}: {found[0]} (the widest narrower one, {found[1]})")
-        return [self._checked(sae, self._resolve(found[0]))]
+            return [self._checked(sae, self.saes[i - 1], "its neighbour in --family")] if i else []
+        return [self._with_kept_reference(sae) or self._with_found_reference(sae) or self._with_trained_reference(sae)]
+
+    def _training(self, sae: ResolvedSAE) -> Training | None:
+        """How a reference would be trained for it; None where there is nothing to train it on."""
+        inputs = self.inputs.find(sae)
+        return None if isinstance(inputs, str) else reference_training(self.registry, sae, inputs, self.settings)
+
+    def _with_kept_reference(self, sae: ResolvedSAE) -> SubjectPlan | None:
+        """The pair with the reference that was trained for it before: it comes before those that are looked for, so
+        that files that come later do not change results.
+        """
+        if not any_kept(self.settings):
+            return None
+        training = self._training(sae)
+        if training is None or not is_kept(training, self.settings):
+            return None
+        found = "trained for it before, from the cache"
+        self.notices.append(f"reference of {sae.info.name}: {training.recipe.label} ({found})")
+        return SubjectPlan("pair", (sae, trained_reference(sae, training)), found=found)
+
+    def _with_found_reference(self, sae: ResolvedSAE) -> SubjectPlan | None:
+        """The pair with a narrower SAE beside it on disk, or in the catalogue that it came from."""
+        ref, where = find_reference(self.registry, sae) or (None, "")
+        if ref is None:
+            return None
+        found = f"the widest narrower one, {where}"
+        self.notices.append(f"reference of {sae.info.name}: {ref} ({found})")
+        return self._checked(sae, self._resolve(ref), found)
 
     def _with_trained_reference(self, sae: ResolvedSAE) -> SubjectPlan:
         """The pair with a reference that is trained for it, or why there is none."""
         missing = "it needs a narrower SAE at the same site: give --reference REF"
         budget = 60 * self.settings.train_budget
-        inputs = self.inputs.find(sae) if budget else ""
-        training = None
-        if not isinstance(inputs, str):
-            training = reference_training(self.registry, sae, inputs, self.settings)
+        training = self._training(sae) if budget else None
         if training is None:
             return SubjectPlan("pair", (sae,), missing)
         seconds, label = training.seconds(self.settings), training.recipe.label
@@ -163,6 +192,6 @@ class Subjects:
             return SubjectPlan("pair", (sae,), f"{missing}; {why} {self.settings.train_budget:g} min")
         self.notices.append(
             f"reference of {sae.info.name}: none was found; {label} is trained for it, which takes about "
-            f"{in_words(seconds)} unless it is in the cache (--train-budget 0 trains none)"
+            f"{in_words(seconds)} (--train-budget 0 trains none)"
         )
-        return SubjectPlan("pair", (sae, trained_reference(sae, training)))
+        return SubjectPlan("pair", (sae, trained_reference(sae, training)), found="trained for it")

@@ -102,6 +102,7 @@ class Output:
             an identifier. NaN means "not measured on this document".
         estimates: estimates of the metrics that have no formula.
         tables, figures: by file name stem.
+        saes: SAEs that the task made, by file name stem: kept beside the record, for `saebench run --sae`.
         notes: sentences for the record.
     """
 
@@ -109,6 +110,7 @@ class Output:
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    saes: Mapping[str, SAE] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -151,6 +153,7 @@ class Task:
     parameters: tuple[Parameter, ...]
     source: str = ""
     trains: Trains | None = None
+    part_of: str | None = None
 
     @property
     def summary(self) -> str:
@@ -175,6 +178,7 @@ def task(
     limit_unit: str = "documents",
     source: str = "",
     trains: Trains | None = None,
+    part_of: str | None = None,
 ) -> Callable[[Callable[..., Output]], Task]:
     """Make a task of a function `(subject, ctx, *, parameters…) -> Output`.
 
@@ -189,6 +193,8 @@ def task(
         source: where the definition comes from.
         trains: `(infos, parameters, recipe) -> recipes`: the SAEs this task trains with `ctx.train`, so that the plan
             shows them. `infos` are the subject's, `recipe(architecture, **settings)` makes a recipe.
+        part_of: the task it belongs to: chosen with it by `--tasks`, left out without a word where it needs a family
+            and the run has none. It has metrics, parameters and records of its own.
     """
     needs, controls, metrics = tuple(needs), tuple(controls), tuple(metrics)
     if not name.isidentifier():
@@ -208,7 +214,18 @@ def task(
         if not function.__doc__:
             raise ValueError(f"task '{name}': the function needs a docstring that says what is measured")
         return Task(
-            name, version, subject, needs, metrics, controls, limit_unit, function, tuple(parameters), source, trains
+            name=name,
+            version=version,
+            subject=subject,
+            needs=needs,
+            metrics=metrics,
+            controls=controls,
+            limit_unit=limit_unit,
+            function=function,
+            parameters=tuple(parameters),
+            source=source,
+            trains=trains,
+            part_of=part_of,
         )
 
     return decorate

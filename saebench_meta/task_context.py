@@ -129,26 +129,25 @@ class TaskContext:
     def recipes(self) -> tuple[Recipe, ...]:
         return self._unit.trains
 
-    def train(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"] | None = None) -> SAE:
+    def train(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"] | None = None, start: SAE | None = None) -> SAE:
         from saebench_meta.variants import training_of
 
         name = self._unit.task.name
-        if recipe.digest() not in {r.digest() for r in self._unit.trains}:
+        if not any(_covers(declared, recipe, start) for declared in self._unit.trains):
             raise SaebenchError(
                 f"task '{name}' trains {recipe.label} without declaring it: add it to what `trains` gives"
             )
         if rows is not None:
-            trained = self._train_on_rows(recipe, rows)
+            trained = self._train_on_rows(recipe, rows, start)
         else:
             d_in = self._unit.subject.members[0].info.d_in
             inputs = self.site.inputs
-            trained = self._session.trained_for(
-                training_of(self._session.registry, recipe, inputs, d_in, self._session.settings.dtype)
-            )
+            training = training_of(self._session.registry, recipe, inputs, d_in, self._session.settings.dtype)
+            trained = self._session.trained_for(training, start)
         self.trained.append(trained)
         return trained.sae
 
-    def _train_on_rows(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"]) -> Trained:
+    def _train_on_rows(self, recipe: Recipe, rows: Float[Tensor, "rows d_in"], start: SAE | None) -> Trained:
         from saebench_meta.training.feed import TensorFeed
         from saebench_meta.training.run import SiteFacts
         from saebench_meta.variants import TRAINER_VERSION
@@ -157,7 +156,7 @@ class TaskContext:
         key = {"trainer": TRAINER_VERSION, "recipe": recipe.digest(), "rows": feed.identity()}
         site = self._unit.subject.members[0].info.site
         facts = SiteFacts(site=site, prepend_bos=False, notes=(f"trained on {len(rows):,} rows by {self._unit.label}",))
-        return self._session.train(recipe, key, lambda: feed, facts)
+        return self._session.train(recipe, key, lambda: feed, facts, start)
 
     def memo(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         memory = self.site.memo
@@ -185,6 +184,11 @@ class TaskContext:
     def bootstrap(self, values: ArrayLike, statistic: Callable[..., ArrayLike] | None = None) -> Estimate:
         return stats.bootstrap(values, self.rng("bootstrap"), statistic)
 
+    def groups(
+        self, arrays: Sequence[ArrayLike], statistic: Callable[..., float | None], *, n: int, n_unit: str = "documents"
+    ) -> Estimate:
+        return stats.from_groups(arrays, statistic, self.rng("groups"), n=n, n_unit=n_unit)
+
     def proportion(self, successes: int, trials: int, *, n_unit: str) -> Estimate:
         return stats.proportion(successes, trials, n_unit=n_unit)
 
@@ -197,3 +201,10 @@ class TaskContext:
             return range(n_latents)
         chosen = self.rng(f"latents of {n_latents}").choice(n_latents, limit, replace=False)
         return sorted(int(i) for i in chosen)
+
+
+def _covers(declared: Recipe, recipe: Recipe, start: SAE | None) -> bool:
+    """Whether a recipe is the declared one, or, with an SAE to start from, that one for another number of latents."""
+    if start is not None:
+        declared = declared.model_copy(update={"d_sae": recipe.d_sae})
+    return recipe.digest() == declared.digest()

@@ -7,15 +7,19 @@ corpus without the documents of the sample.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saebench_meta.cache import default_root
 from saebench_meta.inputs import Inputs
+from saebench_meta.record import canonical_hash
 from saebench_meta.resolve import ResolvedData, ResolvedSAE, resolve_data
 from saebench_meta.sae import SAEInfo, Site
+from saebench_meta.training.kept import FINISHED, FOLDER
 from saebench_meta.training.recipe import Recipe, make_recipe
 
 if TYPE_CHECKING:
@@ -104,6 +108,25 @@ def reference_training(registry: Registry, sae: ResolvedSAE, inputs: Inputs, set
         data_seed=settings.seed,
     )
     return training_of(registry, recipe, inputs, sae.info.d_in, settings.dtype)
+
+
+def any_kept(settings: Settings) -> bool:
+    """Whether the run has a cache and there is anything in it that was trained."""
+    return settings.cache and (_cache(settings) / FOLDER).is_dir()
+
+
+def is_kept(training: Training, settings: Settings) -> bool:
+    """Whether it was finished before and is in the cache; its weights are read, and checked, when it is used."""
+    folder = _cache(settings) / FOLDER / canonical_hash(training.key())[:32] / training.recipe.label
+    try:
+        said = json.loads((folder / FINISHED).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("digest") == training.recipe.digest()
+
+
+def _cache(settings: Settings) -> Path:
+    return settings.cache_dir or default_root()
 
 
 def trained_reference(sae: ResolvedSAE, training: Training) -> ResolvedSAE:

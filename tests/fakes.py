@@ -115,6 +115,9 @@ class FakeContext:
     def bootstrap(self, values: Any, statistic: Any = None) -> stats.Estimate:
         return stats.bootstrap(values, self.rng("bootstrap"), statistic)
 
+    def groups(self, arrays: Any, statistic: Any, *, n: int, n_unit: str = "documents") -> stats.Estimate:
+        return stats.from_groups(arrays, statistic, self.rng("groups"), n=n, n_unit=n_unit, resamples=50)
+
     def proportion(self, successes: int, trials: int, *, n_unit: str) -> stats.Estimate:
         return stats.proportion(successes, trials, n_unit=n_unit)
 

@@ -23,12 +23,17 @@ SURFACE = {
     "limit": "property",
     "lm": "(self) -> 'LanguageModel'",
     "memo": "(self, key: 'tuple[object, ...]', make: 'Callable[[], T]') -> 'T'",
+    "groups": "(self, arrays: 'Sequence[ArrayLike]', statistic: 'Callable[..., float | None]', *, n: 'int', "
+    "n_unit: 'str' = 'documents') -> 'Estimate'",
     "proportion": "(self, successes: 'int', trials: 'int', *, n_unit: 'str') -> 'Estimate'",
     "recipes": "property",
     "rng": "(self, purpose: 'str') -> 'np.random.Generator'",
     "sample": "(self) -> 'Sample'",
     "seed": "property",
-    "train": "(self, recipe: 'Recipe', rows: \"Float[Tensor, 'rows d_in'] | None\" = None) -> 'SAE'",
+    "train": (
+        "(self, recipe: 'Recipe', rows: \"Float[Tensor, 'rows d_in'] | None\" = None, start: 'SAE | None' = None)"
+        " -> 'SAE'"
+    ),
     "track": "(self, items: 'Iterable[T]', what: 'str', total: 'int | None' = None) -> 'Iterable[T]'",
     "truth": "(self) -> 'Truth'",
     "warn": "(self, message: 'str') -> 'None'",

@@ -181,7 +181,8 @@ def test_claims_knows_its_files_and_no_others(tmp_path: Path) -> None:
 def test_the_papers_threshold_for_pairs_is_the_default_of_both_suites(scheme: str) -> None:
     module = importlib.import_module(f"saebench_plugins.{formats.FORMATS[scheme][0]}")
     offered, own = formats.saebench_loaders()[scheme], module.saebench_loaders()[scheme]
-    assert offered.parameters == own.parameters == {"novel_latents.threshold": 0.4, "stitching.threshold": 0.4}
+    tasks = ("novel_latents", "novel_latents_family", "stitching", "stitching_family", "frankenstein")
+    assert offered.parameters == own.parameters == {f"{task}.threshold": 0.4 for task in tasks}
 
 
 def test_codes_and_reconstruction_are_those_of_sae_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

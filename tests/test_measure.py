@@ -9,7 +9,7 @@ import pytest
 
 from saebench_meta.errors import PluginError
 from saebench_meta.measure import document_rows, measure
-from saebench_meta.stats import census
+from saebench_meta.stats import census, proportion
 from saebench_meta.task import Metric, Output, Task, task
 
 N = 200
@@ -65,6 +65,31 @@ def test_lower_is_better_turns_the_margin_round() -> None:
     assert margin is not None and margin.value is not None and margin.ci_low is not None and margin.ci_high is not None
     assert 0 < margin.ci_low < margin.value < margin.ci_high
     assert metrics["score"].order is not None and metrics["score"].order.holds is True
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_estimates_without_documents_are_held_against_each_other_by_their_intervals(better: Any) -> None:
+    def share(hits: int) -> Output:
+        return Output(estimates={"share": proportion(hits, 100, n_unit="latents")})
+
+    @task("toy", version=1, metrics=[Metric("share", better=better, unit="1", expects="trained>random")])
+    def toy(sae: Any, ctx: Any) -> Output:
+        """A toy."""
+        raise AssertionError
+
+    def against(hits: int) -> Any:
+        return measure(toy, {"trained": share(hits), "random": share(50)}, 0)["share"]
+
+    ahead, behind = (90, 10) if better == "higher" else (10, 90)
+    for hits, holds in ((ahead, True), (behind, False), (55, None)):
+        metric = against(hits)
+        margin = metric.controls["random"].margin
+        assert metric.order.holds is holds
+        assert margin.ci_low < margin.value < margin.ci_high and "not paired" in margin.reason
+    one, other = proportion(ahead, 100, n_unit="latents"), proportion(50, 100, n_unit="latents")
+    margin = against(ahead).controls["random"].margin
+    ends = sorted(abs(a - b) for a, b in ((one.ci_low, other.ci_high), (one.ci_high, other.ci_low)))  # type: ignore[operator]
+    assert [margin.ci_low, margin.ci_high] == pytest.approx(ends)
 
 
 def test_a_missing_control_leaves_the_order_open() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import toy_plugin
 
-from saebench_meta.errors import SaebenchError, UnknownNameError, UnmetNeedError
+from saebench_meta.errors import PluginError, SaebenchError, UnknownNameError, UnmetNeedError
 from saebench_meta.hookspecs import (
     DataIdentity,
     DatasetLoader,
@@ -23,6 +23,7 @@ from saebench_meta.hookspecs import (
 from saebench_meta.plan import Plan, make_plan
 from saebench_meta.plugins import Registry
 from saebench_meta.settings import Settings, parse_parameters
+from saebench_meta.task import Task
 
 TOYS = ("toy_width", "toy_pair", "toy_family")
 
@@ -240,3 +241,56 @@ def test_a_formats_parameters_lie_between_the_tasks_and_the_users(registry: Regi
 def test_a_hook_may_be_named_as_hugging_face_names_modules(registry: Registry) -> None:
     [unit] = plan(registry, hook="model.layers.2.mlp").units
     assert unit.subject.members[0].info.site.hook == "blocks.2.hook_mlp_out"
+
+
+# -- tasks that are parts of others
+
+
+def with_parts(*parts: Task) -> Registry:
+    """The toy tasks and some more."""
+    made = Registry()
+    module = types.ModuleType("parts")
+    module.saebench_api = 1  # type: ignore[attr-defined]
+    module.saebench_tasks = hookimpl(lambda: list(parts), specname="saebench_tasks")  # type: ignore[attr-defined]
+    assert made.register(toy_plugin).problems == [] and made.register(module).problems == []
+    return made
+
+
+def part(name: str, part_of: str, of: Task = toy_plugin.toy_family) -> Task:
+    return replace(of, name=name, part_of=part_of)
+
+
+FAMILY: dict[str, Any] = {"saes": (), "family": ("toy:x-8", "toy:x-16")}
+
+
+def test_a_part_is_run_with_its_task_where_there_is_a_family() -> None:
+    registry = with_parts(part("toy_ladder", "toy_pair"))
+    made = plan(registry, tasks=("toy_pair",), **FAMILY)
+    assert labels(made) == ["toy_pair on toy-x-16-vs-toy-x-8", "toy_ladder on toy-x-8+toy-x-16"]
+    assert "toy_ladder on toy-x-8+toy-x-16" in labels(plan(registry, tasks=("toy_p*",), **FAMILY))
+    assert labels(plan(registry, tasks=("toy_width",), **FAMILY)) == ["toy_width on toy-x-8", "toy_width on toy-x-16"]
+
+
+def test_a_part_for_a_family_is_left_out_without_one_unless_it_is_named_outright() -> None:
+    registry = with_parts(part("toy_ladder", "toy_pair"), part("toy_scale", "toy_pair", toy_plugin.toy_width))
+    assert {u.task.name for u in plan(registry, tasks=("toy_pair",)).units} == {"toy_pair", "toy_scale"}
+    assert "toy_ladder" not in {u.task.name for u in plan(registry, tasks=("all",)).units}
+    with pytest.raises(UnmetNeedError, match=r"toy_ladder.*--family"):
+        plan(registry, tasks=("toy_pair", "toy_ladder"))
+
+
+def test_a_parts_parameters_go_by_its_own_name_and_need_it_in_the_run() -> None:
+    takes = replace(part("toy_ladder", "toy_pair"), parameters=toy_plugin.toy_width.parameters)
+    registry, given = with_parts(takes), {"toy_ladder": {"scale": 3.0}}
+    made = plan(registry, tasks=("toy_pair",), parameters=given, **FAMILY)
+    assert {u.task.name: u.parameters.get("scale") for u in made.units} == {"toy_pair": None, "toy_ladder": 3.0}
+    with pytest.raises(SaebenchError, match="'toy_ladder', which this run does not include"):
+        plan(registry, tasks=("toy_pair",), parameters=given)
+
+
+@pytest.mark.parametrize("parent", ["toy_piar", "toy_ladder", "toy_part"])
+def test_a_part_of_no_task_or_of_another_part_is_its_plugins_error(parent: str) -> None:
+    registry = with_parts(part("toy_ladder", parent), part("toy_part", "toy_pair"))
+    with pytest.raises(PluginError, match=f"plugin 'parts': task 'toy_ladder' is declared part of '{parent}'"):
+        plan(registry, tasks=("toy_ladder",), **FAMILY)
+    assert len(labels(plan(registry, **FAMILY))) == 2

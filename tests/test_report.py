@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from record_samples import MODEL, control, data, metric, order, record, write
 
 from saebench_meta import tables
 from saebench_meta.errors import BadFileError, SaebenchError
+from saebench_meta.interactive import MAX_SPEC
 from saebench_meta.record import Artifact, Record
 from saebench_meta.report import ROWS_SHOWN, summary_html, write_report
 
@@ -54,10 +58,17 @@ def full_record(name: str = "wide") -> Record:
     )
 
 
+POINTS = [{"x": 1, "y": 2}, {"x": 2, "y": 3}]
+PLACE = {name: {"field": name, "type": "quantitative", "title": f"the {name}"} for name in "xy"}
+DATUM = {"mark": "rule", "encoding": {"x": {"datum": 1}}}
+CURVE = {"data": {"values": POINTS}, "mark": "line", "encoding": PLACE}
+LAYERED = {"data": {"values": POINTS}, "layer": [{"mark": "line", "encoding": PLACE}, DATUM]}
+
+
 def write_full(run: Path, name: str = "wide", rows: int = ROWS_SHOWN + 3) -> Path:
     files = {
         "tables/top.csv": ("table", "Top latents", "latent,share\n" + "".join(f"{i},0.5\n" for i in range(rows))),
-        "figures/curve.vl.json": ("figure", "A curve", "{}"),
+        "figures/curve.vl.json": ("figure", "A curve", json.dumps(CURVE)),
     }
     return write(run, full_record(name), files=files)
 
@@ -99,14 +110,14 @@ def test_the_page_reaches_for_nothing_on_the_network_and_runs_no_script(tmp_path
     assert "default-src 'none'" in text
 
 
-def test_links_to_tables_lead_to_files_that_are_there(tmp_path: Path) -> None:
+def test_links_to_files_lead_to_files_that_are_there(tmp_path: Path) -> None:
     write_full(tmp_path, "name with space & sign")
     page = Page(write_report(tmp_path).read_text())
     from urllib.parse import unquote
 
     links = [h for h in page.of("a", "href") if not h.startswith("#")]
-    assert len(links) == 2
-    assert all((tmp_path / unquote(h)).is_file() for h in links)
+    assert len(links) == 3
+    assert all((tmp_path / unquote(h.partition("#")[0])).is_file() for h in links)
 
 
 def test_markup_in_a_record_stays_text(tmp_path: Path) -> None:
@@ -148,6 +159,122 @@ def test_subjects_lacking_a_metric_leave_its_cell_empty(tmp_path: Path) -> None:
     text = summary_html([first, second], {"t on b": "no"}, {})
     assert text.count("<td>") == 4 and "<td></td>" in text
     Page(text)
+
+
+# -- interactive figures
+
+
+def write_figures(run: Path, *specs: object) -> Path:
+    """The page of the interactive figures of a record with these; the report is written too."""
+    texts = [spec if isinstance(spec, str) else json.dumps(spec) for spec in specs]
+    files = {f"figures/f{i}.vl.json": ("figure", f"figure {i}", text) for i, text in enumerate(texts)}
+    made = full_record()
+    write(run, made, files=files)
+    write_report(run)
+    return run / "interactive" / f"{made.id[:16]}.html"
+
+
+def specs_of(page: Path) -> list[dict[str, object]]:
+    return [json.loads(s) for s in re.findall(r'class="spec">(.*?)</script>', page.read_text(), re.DOTALL)]
+
+
+def browsed(page: Path, profile: Path) -> str:
+    """The page as a browser without a network has it once its scripts have run."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=20000",
+        f"--user-data-dir={profile}",
+    ]
+    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"]
+    done = subprocess.run(
+        [browser, *options, *offline, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=300
+    )
+    assert "Refused" not in done.stderr and "Content Security Policy" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_each_figure_has_an_interactive_one_that_reaches_for_nothing_but_its_scripts(tmp_path: Path) -> None:
+    page = write_figures(tmp_path, CURVE, {**CURVE, "mark": "bar"})
+    report = (tmp_path / "report.html").read_text()
+    assert [f'href="interactive/{page.name}#figure-{i}"' in report for i in (1, 2, 3)] == [True, True, False]
+    seen = Page(page.read_text())
+    assert seen.of("script", "src") == ["vega.js", "draw.js"]
+    assert all((page.parent / s).is_file() for s in ("vega.js", "draw.js"))
+    assert set(seen.of("a", "href")) == {"../report.html#record-1"}
+    assert "default-src 'none'" in page.read_text() and "unsafe-eval" not in page.read_text()
+    assert [s["data"] for s in specs_of(page)] == [CURVE["data"]] * 2
+
+
+@pytest.mark.slow
+def test_a_browser_draws_the_figures_from_disk_without_a_network(tmp_path: Path) -> None:
+    seen = browsed(write_figures(tmp_path / "run", CURVE, LAYERED), tmp_path / "profile")
+    assert seen.count(">the x</text>") == 2 and "cannot be drawn" not in seen
+
+
+@pytest.mark.slow
+def test_a_strangers_figure_runs_no_code_and_loads_nothing(tmp_path: Path) -> None:
+    owned = "</script><script>document.title='owned'</script>"
+    (tmp_path / "secret.csv").write_text("x,y\n1,SECRET\n")
+    reading = {"data": {"url": "../../secret.csv"}, "mark": "text", "encoding": {"text": {"field": "y"}}}
+    evaluated = {"calculate": "constructor.constructor('document.title=\"owned\"')()", "as": "x"}
+    page = write_figures(
+        tmp_path / "run",
+        {**CURVE, "title": owned, "description": owned},
+        {**reading, "usermeta": {"embedOptions": {"loader": {"baseURL": "/"}, "ast": False}}},
+        {**CURVE, "transform": [evaluated]},
+        {
+            "data": {"values": [{"u": (tmp_path / "x.svg").as_uri()}]},
+            "mark": "image",
+            "encoding": {"url": {"field": "u"}},
+        },
+        {**CURVE, "mark": {"type": "point", "href": "javascript:document.title='owned'"}},
+    )
+    seen = browsed(page, tmp_path / "profile")
+    assert "<title>toy_task@1 on wide: figures</title>" in seen
+    assert "SECRET" not in seen and not re.search(r'href="[^"]*(x\.svg|javascript:)', seen)
+    assert "&lt;/script&gt;" in seen and "embedOptions" not in seen
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": NaN}', "[" * 100_000, '{"a": "' + " " * MAX_SPEC + '"}', "{}"])
+def test_a_figure_that_cannot_be_read_is_shown_as_an_image_only(tmp_path: Path, text: str) -> None:
+    page = write_figures(tmp_path, text)
+    report = (tmp_path / "report.html").read_text()
+    assert not page.exists() and ">interactive</a>" not in report and "<img" in report
+
+
+def test_wheel_and_drag_zoom_where_both_axes_are_numbers(tmp_path: Path) -> None:
+    names = {**PLACE, "x": {"field": "x", "type": "nominal"}}
+    binned = {**PLACE, "x": {**PLACE["x"], "bin": "binned"}}
+    own = [{"name": "mine", "value": 1}]
+    page = write_figures(
+        tmp_path, CURVE, {**CURVE, "encoding": names}, {**CURVE, "encoding": binned}, {**CURVE, "params": own}, LAYERED
+    )
+    found = specs_of(page)
+    zoom = [{"name": "zoom", "select": "interval", "bind": "scales"}]
+    assert [s.get("params") for s in found] == [zoom, None, None, own, None]
+    assert found[-1]["layer"] == [{"mark": "line", "encoding": PLACE, "params": zoom}, DATUM]
+
+
+def test_interactive_figures_are_not_written_through_a_link_to_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "interactive").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SaebenchError, match="is a link to another folder"):
+        write_figures(tmp_path / "run", CURVE)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_saes_that_a_task_made_can_be_downloaded(tmp_path: Path) -> None:
+    folder = write(tmp_path, full_record(), files={"saes/stitched.safetensors": ("sae", "stitched <256>", "weights")})
+    page = Page(write_report(tmp_path).read_text())
+    [link] = [a["href"] for t, a in page.attributes if t == "a" and "download" in a]
+    assert link == (folder / "saes/stitched.safetensors").relative_to(tmp_path).as_posix().replace("@", "%40")
+    assert "stitched &lt;256&gt;" in (tmp_path / "report.html").read_text()
 
 
 # -- the formatting shared with the terminal

@@ -127,7 +127,8 @@ def test_controls_of_a_pair_replace_only_the_sae_under_test(registry: Registry, 
         ("toy-x-16 [random]", "toy-x-8"),
     ]
     assert list(record.metrics["zero"].controls) == ["permuted_columns", "random"]
-    assert record.notes == []  # no world with an oracle is known here
+    [note] = record.notes  # and none of an oracle: no world that has one is known here
+    assert note == "reference: toy-x-8 (toy:x-8), the widest narrower one, in the catalogue"
 
 
 def test_listeners_see_every_event_and_a_broken_one_disturbs_nobody(registry: Registry, tmp_path: Path) -> None:

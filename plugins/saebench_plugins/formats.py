@@ -26,7 +26,8 @@ FORMATS = {
 }
 """Scheme -> module, version, whether it also writes, summary."""
 
-_GEMMA_SCOPE = {"novel_latents.threshold": 0.4, "stitching.threshold": 0.4}
+_BY_COSINE = ("novel_latents", "novel_latents_family", "stitching", "stitching_family", "frankenstein")
+_GEMMA_SCOPE = {f"{task}.threshold": 0.4 for task in _BY_COSINE}
 PARAMETERS: Mapping[str, Mapping[str, Any]] = {"gemma-scope": _GEMMA_SCOPE, "gemma-scope-2": _GEMMA_SCOPE}
 """Scheme -> defaults of task parameters. Theta, Leask et al., section 4.2: "we set the cosine threshold to 0.7 for the
 GPT-2 SAEs, and 0.4 for the Gemmascope SAEs, based on our exploratory analysis"; those were of Gemma 2, and the second

@@ -12,22 +12,31 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from saebench_meta.errors import BadFileError
 
 if TYPE_CHECKING:
     from saebench_meta.sae import SAEInfo
 
-FORMAT, VERSION, FILE_NAME = "saebench-native", "1", "sae.safetensors"
+FORMAT, FILE_NAME = "saebench-native", "sae.safetensors"
+VERSION, STITCHED_VERSION = "1", "2"
+"""An SAE whose encoder is `W_enc`, `b_enc` and an activation function; one whose encoder is made of parts."""
 MAX_HEADER = 1 << 20
 """Bytes of header read at most: an honest one has a few thousand, and parsed JSON takes many times its text."""
 
+MAX_SIZE = 1 << 60
+"""Latents a part may declare: past any file, and short enough to be named in an error."""
+
 DTYPES = {"F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2)}
 """Name in the file -> torch's name and bytes per value."""
+INDEX_DTYPES = {"I64": ("int64", 8)}
+"""Likewise, for numbers of latents."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,36 @@ class Header:
 
     info: SAEInfo
     slots: Mapping[str, Slot]
+    parts: tuple[PartLayout, ...] = ()
 
+
+class PartLayout(BaseModel):
+    """A part of a stitched SAE's encoder, as a header gives it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    activation: Literal["relu", "jumprelu", "topk"]
+    d_sae: int = Field(gt=0, le=MAX_SIZE)
+    n: int = Field(gt=0, le=MAX_SIZE)
+    k: int | None = Field(gt=0, le=MAX_SIZE)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> PartLayout:
+        if (self.k is not None) != (self.activation == "topk") or (self.k or 0) > self.d_sae:
+            raise ValueError("k goes with topk, and is at most d_sae")
+        if self.n > self.d_sae or (self.n < self.d_sae and self.activation != "topk"):
+            raise ValueError("n is d_sae, and less only for topk")
+        return self
+
+    def shapes(self, d_in: int) -> dict[str, tuple[int, ...]]:
+        """Its tensors and their shapes."""
+        shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, self.d_sae), "b_enc": (self.d_sae,)}
+        more = {"jumprelu": {"threshold": (self.d_sae,)}, "topk": {"kept": (self.n,)}}
+        return shapes | more.get(self.activation, {})
+
+
+J = TypeVar("J", dict[str, Any], list[Any])
+JSON_NAMES = {dict: "object", list: "list"}
 
 REWRITE = "Write the file again with saebench_plugins.native.save."
 
@@ -86,11 +124,13 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     """Read and check everything but the values. Raises `BadFileError`."""
     size = os.fstat(file.fileno()).st_size
     length = _header_length(file, size, path)
-    header = _json_object(path, "header", file.read(length))
-    info = _info(path, header.pop("__metadata__", None))
-    if max(info.d_in, info.d_sae) > size:
+    header = _json(path, "header", file.read(length), dict)
+    metadata = _metadata(path, header.pop("__metadata__", None))
+    info = _info(path, metadata.get("info"))
+    parts = _parts(path, metadata["parts"], info) if "parts" in metadata else ()
+    if max(info.d_in, info.d_sae, *(part.d_sae for part in parts)) > size:
         raise bad(path, "info.d_in, info.d_sae", f"wider than the {size:,} bytes of the file allow")
-    return Header(info, _slots(path, header, info, start=8 + length, size=size))
+    return Header(info, _slots(path, header, info, parts, start=8 + length, size=size), parts)
 
 
 def _header_length(file: BinaryIO, size: int, path: Path) -> int:
@@ -106,8 +146,8 @@ def _header_length(file: BinaryIO, size: int, path: Path) -> int:
     raise bad(path, "header length", f"{length:,} bytes are declared and {limit}: cut off, or not a safetensors file")
 
 
-def _json_object(path: Path, field: str, raw: bytes | str) -> dict[str, Any]:
-    """A JSON object, read strictly: UTF-8, no key twice, no NaN, no depth that exhausts the stack."""
+def _json(path: Path, field: str, raw: bytes | str, kind: type[J]) -> J:
+    """A JSON object or list, read strictly: UTF-8, no key twice, no NaN, no depth that exhausts the stack."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(items)) != len(items):
@@ -125,38 +165,72 @@ def _json_object(path: Path, field: str, raw: bytes | str) -> dict[str, Any]:
         raise bad(path, field, "it is nested too deeply") from e
     except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise bad(path, field, f"it is not valid JSON ({str(e)[:120]})") from e
-    if not isinstance(value, dict):
-        raise bad(path, field, f"it is {show(value)}, expected a JSON object")
+    if not isinstance(value, kind):
+        raise bad(path, field, f"it is {show(value)}, expected a JSON {JSON_NAMES[kind]}")
     return value
 
 
-def _info(path: Path, metadata: object) -> SAEInfo:
-    from pydantic import ValidationError
-
-    from saebench_meta.sae import SAEInfo
-
+def _metadata(path: Path, metadata: object) -> dict[str, Any]:
+    """The metadata, of this format and of a version that is read here."""
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         found = metadata.get("format") if isinstance(metadata, dict) else metadata
         raise bad(path, "__metadata__.format", f"it is {show(found)}, expected '{FORMAT}': another format's file?")
-    if metadata.get("version") != VERSION:
-        what = f"it is {show(metadata.get('version'))}, this release reads '{VERSION}' (is a newer one out?)"
-        raise bad(path, "__metadata__.version", what)
-    if unknown := sorted(metadata.keys() - {"format", "version", "info"}):
+    if (version := metadata.get("version")) not in (VERSION, STITCHED_VERSION):
+        known = f"this release reads '{VERSION}' and '{STITCHED_VERSION}' (is a newer one out?)"
+        raise bad(path, "__metadata__.version", f"it is {show(version)}, {known}")
+    fields = {"format", "version", "info"} | ({"parts"} if version == STITCHED_VERSION else set())
+    if unknown := sorted(metadata.keys() - fields):
         raise bad(path, "__metadata__", f"unknown field {show(unknown[0])}")
-    if not isinstance(text := metadata.get("info"), str):
+    if missing := sorted(fields - metadata.keys()):
+        raise bad(path, f"__metadata__.{missing[0]}", "it is missing")
+    return metadata
+
+
+def _info(path: Path, text: object) -> SAEInfo:
+    from saebench_meta.sae import SAEInfo
+
+    if not isinstance(text, str):
         raise bad(path, "__metadata__.info", f"it is {show(text)}, expected the JSON of SAEInfo")
-    _json_object(path, "__metadata__.info", text)
+    _json(path, "__metadata__.info", text, dict)
     try:
         return SAEInfo.model_validate_json(text, strict=True)
     except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False)[0]
-        field = ".".join(["info", *(str(part) for part in first["loc"])])
-        raise bad(path, show(field).strip("'"), f"{show(first['msg'])} (found {show(first['input'])})") from e
+        raise _invalid(path, "info", e) from e
 
 
-def tensor_shapes(info: SAEInfo) -> dict[str, tuple[int, ...]]:
-    """The tensors an SAE of this kind has, and their shapes."""
+def _invalid(path: Path, field: str, e: ValidationError) -> BadFileError:
+    """The first thing that pydantic found wrong."""
+    first = e.errors(include_url=False, include_context=False)[0]
+    field = ".".join([field, *(str(part) for part in first["loc"])])
+    return bad(path, show(field).strip("'"), f"{show(first['msg'])} (found {show(first['input'])})")
+
+
+def _parts(path: Path, text: object, info: SAEInfo) -> tuple[PartLayout, ...]:
+    """The parts of a stitched SAE's encoder, whose latents are together those of `info`."""
+    if not isinstance(text, str):
+        raise bad(path, "__metadata__.parts", f"it is {show(text)}, expected JSON")
+    found = []
+    for i, part in enumerate(_json(path, "__metadata__.parts", text, list)):
+        try:
+            found.append(PartLayout.model_validate(part))
+        except ValidationError as e:
+            raise _invalid(path, f"parts.{i}", e) from e
+    if (n := sum(part.n for part in found)) != info.d_sae:
+        raise bad(path, "__metadata__.parts", f"their latents come to {show(n)}, not to info.d_sae")
+    if info.activation != "relu":
+        raise bad(
+            path, "info.activation", f"it is '{info.activation}', and of a stitched SAE 'relu': parts have theirs"
+        )
+    return tuple(found)
+
+
+def tensor_shapes(info: SAEInfo, parts: Sequence[PartLayout] = ()) -> dict[str, tuple[int, ...]]:
+    """The tensors an SAE of this kind has in a file, and their shapes; `parts` of a stitched SAE."""
     d_in, d_sae = info.d_in, info.d_sae
+    if parts:
+        encoders = enumerate(part.shapes(d_in) for part in parts)
+        of_parts = {f"part{i}.{name}": shape for i, shapes in encoders for name, shape in shapes.items()}
+        return {"W_dec": (d_sae, d_in), "b_dec": (d_in,)} | of_parts
     shapes: dict[str, tuple[int, ...]] = {
         "W_enc": (d_in, d_sae),
         "b_enc": (d_sae,),
@@ -166,13 +240,16 @@ def tensor_shapes(info: SAEInfo) -> dict[str, tuple[int, ...]]:
     return shapes | ({"threshold": (d_sae,)} if info.activation == "jumprelu" else {})
 
 
-def _slots(path: Path, entries: dict[str, Any], info: SAEInfo, *, start: int, size: int) -> dict[str, Slot]:
+def _slots(
+    path: Path, entries: dict[str, Any], info: SAEInfo, parts: Sequence[PartLayout], *, start: int, size: int
+) -> dict[str, Slot]:
     """The tensors, which must be those of `info` and fill the data to the byte, without gap or overlap."""
-    shapes = tensor_shapes(info)
+    shapes = tensor_shapes(info, parts)
     if missing := sorted(shapes.keys() - entries.keys()):
         raise bad(path, missing[0], "this tensor is missing")
     if unknown := sorted(entries.keys() - shapes.keys()):
-        raise bad(path, show(unknown[0]), f"unknown tensor; a {info.activation} SAE has {', '.join(shapes)}")
+        kind = "this stitched" if parts else f"a {info.activation}"
+        raise bad(path, show(unknown[0]), f"unknown tensor; {kind} SAE has {', '.join(shapes):.200}")
     slots = {name: _slot(path, name, entries[name], shape, start) for name, shape in shapes.items()}
     end = start
     for name, slot in sorted(slots.items(), key=lambda item: item[1].begin):
@@ -188,19 +265,25 @@ def _slots(path: Path, entries: dict[str, Any], info: SAEInfo, *, start: int, si
     return slots
 
 
+def is_index(name: str) -> bool:
+    """Whether a tensor holds numbers of latents."""
+    return name.endswith(".kept")
+
+
 def _slot(path: Path, name: str, entry: object, shape: tuple[int, ...], start: int) -> Slot:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise bad(path, name, f"expected dtype, shape and data_offsets, found {show(entry)}")
-    if not isinstance(code := entry["dtype"], str) or code not in DTYPES:
-        raise bad(path, f"{name}.dtype", f"it is {show(code)}, expected one of {', '.join(DTYPES)}")
+    known = INDEX_DTYPES if is_index(name) else DTYPES
+    if not isinstance(code := entry["dtype"], str) or code not in known:
+        raise bad(path, f"{name}.dtype", f"it is {show(code)}, expected one of {', '.join(known)}")
     if not _is_sizes(entry["shape"]) or tuple(entry["shape"]) != shape:
         raise bad(
             path,
             f"{name}.shape",
-            f"it is {show(entry['shape'])}, expected {list(shape)} from info.d_in and info.d_sae",
+            f"it is {show(entry['shape'])}, expected {list(shape)} from the sizes that are declared",
         )
     offsets = entry["data_offsets"]
-    dtype, width = DTYPES[code]
+    dtype, width = known[code]
     nbytes = math.prod(shape) * width
     if not _is_sizes(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != nbytes:
         raise bad(path, f"{name}.data_offsets", f"it is {show(offsets)}, expected two offsets {nbytes:,} bytes apart")

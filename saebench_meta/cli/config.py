@@ -148,7 +148,7 @@ def parameters(
     from saebench_meta.plugins import registry
 
     found = registry()
-    chosen = {t.name for t in select_tasks(found, tasks)[0]}
+    chosen = {t.name for t in select_tasks(found, tasks, family=bool(ctx.params.get("family")))[0]}
     out: dict[str, dict[str, Any]] = {}
     for layer in lower:
         for task, values in layer.items():

@@ -28,6 +28,7 @@ COMMANDS = (
     "compare",
     "report",
     "convert",
+    "stitch",
     "tasks",
     "plugins",
     "saes",

@@ -36,7 +36,7 @@ def _listing(tasks: list[Task]) -> str:
     rows = [
         (
             f"{t.name}@{t.version}",
-            t.subject,
+            f"{t.subject} (with {t.part_of})" if t.part_of else t.subject,
             ", ".join(t.needs) or "-",
             ", ".join(m.name for m in t.metrics if m.main) or "-",
             t.limit_unit,
@@ -57,6 +57,7 @@ def describe(task: Task) -> str:
         "\n".join(
             [
                 f"subject: {task.subject}",
+                *([f"part of: {task.part_of}, and run with it"] if task.part_of else []),
                 f"needs: {', '.join(task.needs) or 'nothing but the SAE'}",
                 f"controls: {', '.join(task.controls) or 'none'}",
                 f"--limit counts: {task.limit_unit}",
@@ -96,6 +97,7 @@ def _plain(task: Task) -> dict[str, Any]:
         "name": task.name,
         "version": task.version,
         "subject": task.subject,
+        "part_of": task.part_of,
         "needs": list(task.needs),
         "controls": list(task.controls),
         "limit_unit": task.limit_unit,

@@ -28,6 +28,7 @@ SITE = ("model", "hook", "corpus")
 @option("--hook", metavar="NAME", help="Where it reads: a hook name or the path of a Hugging Face module.")
 @option("--world", metavar="REF", help="Instead of these: samples of a world whose truth is known (`toy:NAME`).")
 @option("--width", type=POSITIVE, metavar="N", help="Number of latents.")
+@option("--start", metavar="REF", help="SAE whose decoder is trained anew (--arch decoder); --width is then its own.")
 @option("--k", type=POSITIVE, metavar="N", help="Active latents per token (topk, batchtopk, matryoshka).")
 @option("--l1", type=float, metavar="X", help="Weight of the L1 penalty (relu, gated, tied).")
 @option("--tokens", metavar="N", help="Activations seen, repeats included: 500k, 2M, 1B.")
@@ -88,15 +89,19 @@ def job_of(registry: Registry, options: dict[str, Any]) -> Job:
         click.UsageError: an option is missing.
         SaebenchError: anything else that is wrong with them.
     """
+    from saebench_meta.resolve import resolve_sae
     from saebench_meta.training.job import make_job
     from saebench_meta.training.sweep import read_sweep, recipe
 
     _check_source(options)
+    start = None if options["start"] is None else resolve_sae(registry, options["start"])
+    if start is not None and options["width"] is None:
+        options = {**options, "width": start.info.d_sae}
     common = {name: options[name] for name in SHORT if options[name] is not None} | _pairs(options["set"])
     recipes = [recipe(registry, common)] if options["sweep"] is None else read_sweep(registry, options["sweep"], common)
     names = ("world", *SITE, "revision", "split", "text_field", "data_revision", "context", "bos")
     places = ("out", "device", "device_map", "dtype", "threads", "checkpoint_minutes", "force")
-    return make_job(registry, recipes, **{name: options[name] for name in (*names, *places)})
+    return make_job(registry, recipes, start=start, **{name: options[name] for name in (*names, *places)})
 
 
 def _check_source(options: dict[str, Any]) -> None:

@@ -13,16 +13,17 @@ from saebench_meta.errors import BadFileError, SaebenchError
 from saebench_meta.events import Notice, TrainingStep
 from saebench_meta.inputs import Inputs
 from saebench_meta.record import TrainedSAE
-from saebench_meta.resolve import ResolvedData, named_hook, resolve_data, resolve_model
+from saebench_meta.resolve import ResolvedData, ResolvedSAE, named_hook, resolve_data, resolve_model
 from saebench_meta.settings import Settings
 from saebench_meta.store import check_writable
 from saebench_meta.subjects import public_info
 from saebench_meta.training.kept import FOLDER
-from saebench_meta.training.recipe import Recipe
+from saebench_meta.training.recipe import Recipe, check_starts
 from saebench_meta.worlds import WORLD_HOOK, World, open_world, world_version
 
 if TYPE_CHECKING:
     from saebench_meta.plugins import Registry
+    from saebench_meta.sae import SAE
     from saebench_meta.session import Session
     from saebench_meta.training.feed import Feed
     from saebench_meta.training.loop import Listeners
@@ -42,6 +43,7 @@ class Job:
         source: model, hook and corpus (of its sampling only context, BOS, split and text field are used); or a world.
         settings: model, device and precision.
         out: each SAE gets a folder in it.
+        start: the SAE that all of them start from, where their architecture says so.
     """
 
     recipes: tuple[Recipe, ...]
@@ -50,6 +52,7 @@ class Job:
     out: Path
     checkpoint_minutes: float = 10.0
     force: bool = False
+    start: ResolvedSAE | None = None
 
 
 def make_job(registry: Registry, recipes: Sequence[Recipe], **options: Any) -> Job:
@@ -57,17 +60,21 @@ def make_job(registry: Registry, recipes: Sequence[Recipe], **options: Any) -> J
 
     Args:
         options: `world`, or `model`, `revision`, `hook`, `corpus`, `split`, `text_field`, `data_revision`, `context`,
-            `bos`; and `out`, `device`, `device_map`, `dtype`, `threads`, `checkpoint_minutes`, `force`.
+            `bos`; and `out`, `device`, `device_map`, `dtype`, `threads`, `checkpoint_minutes`, `force`; and `start`, a
+            resolved SAE or None.
 
     Raises:
-        SaebenchError: a reference cannot be resolved, or recipes that cannot share one pass.
+        SaebenchError: a reference cannot be resolved, or recipes that cannot share one pass or lack a start.
     """
+    for recipe in recipes:
+        check_starts(registry.architectures[recipe.architecture], recipe, options["start"] is not None)
     if len(sizes := {r.batch_size for r in recipes}) > 1:
         raise SaebenchError(f"SAEs trained in one pass share their batch size; these have {sorted(sizes)}")
     names = ("model", "revision", "device", "device_map", "dtype", "threads")
     settings = Settings(**{name: options[name] for name in names})
     source = _inputs(registry, options) if options["world"] is None else open_world(registry, options["world"])
-    return Job(tuple(recipes), source, settings, options["out"], options["checkpoint_minutes"], options["force"])
+    rest = {name: options[name] for name in ("out", "checkpoint_minutes", "force", "start")}
+    return Job(tuple(recipes), source, settings, **rest)
 
 
 def _inputs(registry: Registry, options: Mapping[str, Any]) -> Inputs:
@@ -105,6 +112,7 @@ def run_job(registry: Registry, job: Job) -> list[Trained]:
         session = Session(registry, settings)
         if isinstance(job.source, Inputs):
             session.model(job.source).check_hook(job.source.hook)
+        start = None if job.start is None else session.sae(job.start)
         made: dict[str, Trained] = {}
         for recipes in _passes(job.recipes):
             trained = train_on(
@@ -113,6 +121,7 @@ def run_job(registry: Registry, job: Job) -> list[Trained]:
                 feed_of(session, job.source, recipes[0], processes),
                 job.out,
                 facts_of(job.source),
+                start=start,
                 minutes=job.checkpoint_minutes,
                 resume=not job.force,
                 processes=processes,
@@ -136,6 +145,7 @@ def train_on(
     folder: Path,
     facts: SiteFacts,
     *,
+    start: SAE | None = None,
     minutes: float = 10.0,
     resume: bool = True,
     processes: Processes | None = None,
@@ -152,6 +162,7 @@ def train_on(
         folder,
         facts,
         registry.loaders[FORMAT],
+        start=start,
         pace=Pace(checkpoint_seconds=seconds),
         listeners=listeners_of(session, dict(zip(names(recipes), recipes, strict=True))),
         processes=processes,
@@ -159,7 +170,14 @@ def train_on(
     )
 
 
-def train_once(session: Session, recipe: Recipe, digest: str, feed: Callable[[], Feed], facts: SiteFacts) -> Trained:
+def train_once(
+    session: Session,
+    recipe: Recipe,
+    digest: str,
+    feed: Callable[[], Feed],
+    facts: SiteFacts,
+    start: SAE | None = None,
+) -> Trained:
     """The SAE of a key: found in the cache, or trained there; without a cache, in a folder that is removed.
 
     What is damaged in the cache is trained anew.
@@ -181,12 +199,12 @@ def train_once(session: Session, recipe: Recipe, digest: str, feed: Callable[[],
     activations = feed()
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="saebench-training-") as scratch:
-            return train_on(session, [recipe], activations, Path(scratch), facts)[0]
+            return train_on(session, [recipe], activations, Path(scratch), facts, start=start)[0]
     try:
-        return train_on(session, [recipe], activations, folder, facts)[0]
+        return train_on(session, [recipe], activations, folder, facts, start=start)[0]
     except (BadFileError, OtherTrainingError) as e:
         session.emit(Notice("warning", f"{recipe.label} is trained anew, what is in the cache cannot be used: {e}"))
-        return train_on(session, [recipe], activations, folder, facts, resume=False)[0]
+        return train_on(session, [recipe], activations, folder, facts, start=start, resume=False)[0]
 
 
 def _usable(session: Session, folder: Path) -> bool:

@@ -279,7 +279,10 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor, g_aux: Tensor | None) -> tuple[Tensor | None, ...]:
         f, W_dec, block, cols = ctx.saved_tensors
-        d_W, d_f = _sums_and_dots(ctx.support, g, f, W_dec)
+        if ctx.needs_input_grad[0]:
+            d_W, d_f = _sums_and_dots(ctx.support, g, f, W_dec)
+        else:  # codes of a frozen encoder
+            d_W, d_f = _sums(ctx.support, g, f), None
         d_block = None
         if block is not None and g_aux is not None:
             d_W.index_add_(0, cols, block.T @ g_aux)

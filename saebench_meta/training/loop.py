@@ -25,11 +25,13 @@ from saebench_meta.training.interrupt import Interrupts, leave
 from saebench_meta.training.metrics import Figures
 from saebench_meta.training.run import Run, SiteFacts, Trained, clear
 from saebench_meta.training.trainable import Processes
+from saebench_meta.training.trainer import check_start
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from saebench_meta.hookspecs import Architecture, SAELoader
+    from saebench_meta.sae import SAE
     from saebench_meta.training.feed import Feed, Position
     from saebench_meta.training.recipe import Recipe
 
@@ -75,6 +77,7 @@ def train(
     facts: SiteFacts,
     form: SAELoader,
     *,
+    start: SAE | None = None,
     pace: Pace | None = None,
     listeners: Listeners | None = None,
     processes: Processes | None = None,
@@ -86,6 +89,7 @@ def train(
         architectures: by name, such as a registry's.
         folder: each SAE gets a folder in it, by its recipe's label (with the digest's beginning where labels coincide).
         form: format in which SAEs are written.
+        start: the SAE that all of them start from, where their architecture says so.
         resume: go on from what is in the folders; False trains anew.
 
     Returns:
@@ -101,10 +105,12 @@ def train(
     if form.save is None:
         raise SaebenchError("SAEs cannot be written in this format: give one that has `save`")
     _check(recipes, feed)
+    for recipe in recipes:
+        check_start(architectures[recipe.architecture], recipe, start, feed.d_in)
     folders = [folder / name for name in names(recipes)]
     with _held(folders, processes, listeners.notice, resume):
         runs = [
-            Run(architectures[recipe.architecture], recipe, place, feed, facts, form, processes)
+            Run(architectures[recipe.architecture], recipe, place, feed, facts, form, processes, start)
             for recipe, place in zip(recipes, folders, strict=True)
         ]
         done = {id(run): run.load() for run in runs if run.finished is not None}

@@ -126,6 +126,24 @@ def make_recipe(architecture: Architecture, name: str, **given: Any) -> Recipe:
     return recipe
 
 
+def check_starts(architecture: Architecture, recipe: Recipe, given: bool) -> None:
+    """Refuse an SAE to start from where there must be none, and none where there must be one.
+
+    Args:
+        given: whether there is one.
+
+    Raises:
+        SaebenchError: as said.
+    """
+    name = recipe.architecture
+    if given and not architecture.starts:
+        raise SaebenchError(f"architecture '{name}' starts from random weights: leave the SAE to start from out")
+    if architecture.starts and not given:
+        raise SaebenchError(f"architecture '{name}' starts from an SAE: give one (--start REF, or start= in a task)")
+    if given and recipe.scaling != "none":
+        raise SaebenchError(f"recipe of '{name}': an SAE to start from reads activations as they are: scaling=none")
+
+
 def _finite(value: Any, where: str) -> Any:
     numbers = value if isinstance(value, tuple) else (value,)
     if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):

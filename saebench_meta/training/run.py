@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class Training(BaseModel):
 
     Attributes:
         digest: of the recipe.
-        feed: identity of the data.
+        feed: identity of the data, and under `start` the hash of the SAE it started from, where there is one.
         content_sha256: of the SAE (`SAE.content_hash`), with which its file is compared.
         metrics: figures of the last interval.
         seconds, tokens_per_second: of the training, interruptions left out.
@@ -111,19 +111,22 @@ class Run:
         facts: SiteFacts,
         form: SAELoader,
         processes: Processes,
+        start: SAE | None = None,
     ) -> None:
         """See where the training in the folder stands.
 
         Args:
             form: how the SAE is written and read back.
+            start: the SAE that it starts from, for an architecture that says so.
 
         Raises:
             OtherTrainingError: the folder holds the training of another recipe or on other data.
             BadFileError: a file in it is damaged.
         """
         self.architecture, self.recipe, self.folder, self.processes = architecture, recipe, folder, processes
-        self.feed, self.facts, self.form = feed, facts, form
-        self.data = canonical_hash(feed.identity())
+        self.feed, self.facts, self.form, self.start = feed, facts, form, start
+        self.identity = feed.identity() if start is None else {**feed.identity(), "start": start.content_hash()}
+        self.data = canonical_hash(self.identity)
         self.finished = _finished(folder)
         self.header = None if self.finished else checkpoint.read_header(folder)
         self._check()
@@ -138,7 +141,8 @@ class Run:
         elif self.header is not None:
             found = self.header.recipe, self.header.feed
         if found is not None and found != (self.recipe.digest(), self.data):
-            what = "by another recipe" if found[0] != self.recipe.digest() else "on other data"
+            other = "on other data" if self.start is None else "on other data or from another SAE"
+            what = "by another recipe" if found[0] != self.recipe.digest() else other
             raise OtherTrainingError(
                 f"'{self.folder}' holds a training {what}: give another folder, or train anew (--force)"
             )
@@ -165,7 +169,7 @@ class Run:
         else:  # any activations will do: what they determine is restored
             size = (self.recipe.batch_size, self.feed.d_in)
             x = torch.randn(size, generator=seeds.generator(0, "placeholder")).to(self.feed.device)
-        self.trainer = Trainer(self.architecture, self.recipe, x, processes=self.processes)
+        self.trainer = Trainer(self.architecture, self.recipe, x, start=self.start, processes=self.processes)
         self.sums = Sums(self.feed.device, self.header.interval if self.header else None)
         if self.header is not None:
             checkpoint.restore(self.folder, self.header, self.trainer)
@@ -238,7 +242,7 @@ class Run:
         training = Training(
             recipe=self.recipe,
             digest=self.recipe.digest(),
-            feed=self.feed.identity(),
+            feed=self.identity,
             content_sha256=sae.content_hash(),
             metrics=last.to_json(),
             seconds=seconds,
@@ -281,6 +285,8 @@ def _read_back(folder: Path, training: Training, form: SAELoader, device: str | 
 
 def to_sae(exported: Exported, recipe: Recipe, facts: SiteFacts) -> SAE:
     """The canonical SAE of what a trainer gives."""
+    if exported.start is not None:
+        return _with_decoder(exported.start, exported, recipe, facts)
     d_in, d_sae = exported.W_enc.shape
     k = exported.k if exported.k is not None else recipe.hyperparameters.get("k")
     info = SAEInfo(
@@ -305,6 +311,15 @@ def to_sae(exported: Exported, recipe: Recipe, facts: SiteFacts) -> SAE:
         info=info,
         threshold=exported.threshold,
     )
+
+
+def _with_decoder(start: SAE, exported: Exported, recipe: Recipe, facts: SiteFacts) -> SAE:
+    """The SAE that training started from, with what was trained of it."""
+    where = f" of {facts.dataset}" if facts.dataset else ""
+    note = f"decoder retrained on {recipe.steps * recipe.batch_size:,} activations{where}, encoder as it was"
+    notes = (*start.info.notes, note, *facts.notes)
+    info = start.info.model_copy(update={"name": f"{start.info.name}-retrained", "notes": notes})
+    return replace(start, W_dec=exported.W_dec.contiguous(), b_dec=exported.b_dec, info=info)
 
 
 def clear(folder: Path) -> None:

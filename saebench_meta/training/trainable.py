@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from saebench_meta.sae import SAE
     from saebench_meta.training.recipe import Recipe
 
 
@@ -97,7 +98,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Exported:
-    """The trained SAE in canonical form (`saebench_meta.sae`), in the units it was trained in."""
+    """The trained SAE in canonical form (`saebench_meta.sae`), in the units it was trained in.
+
+    Attributes:
+        start: the SAE that this one is but for `W_dec` and `b_dec`: its encoder, whatever it is, is kept.
+    """
 
     W_enc: Float[Tensor, "d_in d_sae"]
     b_enc: Float[Tensor, " d_sae"]
@@ -106,6 +111,7 @@ class Exported:
     activation: str
     threshold: Float[Tensor, " d_sae"] | None = None
     k: int | None = None
+    start: SAE | None = None
 
 
 class TrainableSAE:
@@ -131,6 +137,8 @@ class TrainableSAE:
         Args:
             first: the first batch, scaled, whole (not only this process's rows); on the device to train on.
             generator: on the CPU; draws are moved to the device, so that devices agree.
+
+        A subclass whose `Architecture` says `starts` also takes `start: SAE`.
         """
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ import torch
 from saebench_meta import seeds
 from saebench_meta.errors import SaebenchError
 from saebench_meta.models import strict_fp32
+from saebench_meta.training.recipe import check_starts
 from saebench_meta.training.trainable import (
     Exported,
     Loss,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saebench_meta.hookspecs import Architecture
+    from saebench_meta.sae import SAE
     from saebench_meta.training.recipe import Precision, Recipe
 
 SCALE_ROWS = 65_536
@@ -71,18 +73,25 @@ class Trainer:
         recipe: Recipe,
         first: Float[Tensor, "batch d_in"],
         *,
+        start: SAE | None = None,
         processes: Processes | None = None,
     ) -> None:
         """Parameters and optimizer before the first step.
 
         Args:
             first: the whole first batch, unscaled, the same in every process; it sets the scale and starts `b_dec`.
+            start: the SAE that training starts from, for an architecture that says so.
+
+        Raises:
+            SaebenchError: `start` is missing, or too much, or does not fit.
         """
+        check_start(architecture, recipe, start, first.shape[1])
         self.recipe, self.processes = recipe, processes or Processes()
         self.d_in = first.shape[1]
         self.scale = scale_of(first) if recipe.scaling == "rms" else 1.0
         generator = seeds.generator(recipe.seed, "training", recipe.architecture)
-        self.sae: TrainableSAE = architecture.build(recipe, self.d_in, first * self.scale, generator)
+        given = {} if start is None else {"start": start}
+        self.sae: TrainableSAE = architecture.build(recipe, self.d_in, first * self.scale, generator, **given)
         self.optimizer = torch.optim.Adam(
             self.sae.parameters.values(),
             lr=recipe.lr,
@@ -181,14 +190,29 @@ class Trainer:
     def export(self) -> Exported:
         """The SAE in units of the unscaled activations: `f / s`, `x_hat / s`, the same directions."""
         made, s = self.sae.export(), self.scale
-        return Exported(
+        return replace(
+            made,
             W_enc=made.W_enc.detach().clone(),
             b_enc=made.b_enc.detach() / s,
             W_dec=made.W_dec.detach().clone(),
             b_dec=made.b_dec.detach() / s,
-            activation=made.activation,
             threshold=None if made.threshold is None else made.threshold.detach() / s,
-            k=made.k,
+        )
+
+
+def check_start(architecture: Architecture, recipe: Recipe, start: SAE | None, d_in: int | None = None) -> None:
+    """Refuse an SAE to start from where there must be none, none where there must be one, and one that does not fit.
+
+    Raises:
+        SaebenchError: as said.
+    """
+    check_starts(architecture, recipe, start is not None)
+    if start is None:
+        return
+    if start.d_sae != recipe.d_sae or (d_in is not None and start.d_in != d_in):
+        raise SaebenchError(
+            f"'{start.info.name}' has {start.d_sae:,} latents of width {start.d_in}; its training is of "
+            f"{recipe.d_sae:,} on activations of width {start.d_in if d_in is None else d_in}"
         )
 
 

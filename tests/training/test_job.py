@@ -20,6 +20,7 @@ from saebench_meta.hookspecs import hookimpl
 from saebench_meta.plan import Plan, make_plan, trainings
 from saebench_meta.plugins import Registry, registry
 from saebench_meta.record import Record, canonical_hash
+from saebench_meta.resolve import resolve_sae
 from saebench_meta.runner import execute
 from saebench_meta.sae import SAE
 from saebench_meta.session import Session
@@ -70,6 +71,14 @@ def test_what_is_trained_can_be_run_and_is_kept(corpus: Path, tmp_path: Path) ->
     assert (facts["site"], facts["d_sae"], facts["k"], facts["context_size"]) == (f"atlas/{HOOK}", 24, 3, 128)
 
 
+def test_the_decoder_of_an_sae_is_trained_by_its_reference(corpus: Path, tmp_path: Path) -> None:
+    done = train(corpus, tmp_path, "--arch", "decoder", "--start", "atlas:batchtopk-128")
+    assert done.exit_code == 0, done.output
+    made, start = (resolve_sae(registry(), ref) for ref in (f"{tmp_path}/decoder-128-s0", "atlas:batchtopk-128"))
+    assert made.info.name == "atlas-batchtopk-128-retrained" and made.info.activation == start.info.activation
+    assert torch.equal(made.load().W_enc, start.load().W_enc)
+
+
 def test_a_dry_run_shows_recipes_and_touches_nothing(corpus: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep.toml"
     sweep.write_text(
@@ -92,6 +101,9 @@ def test_a_dry_run_shows_recipes_and_touches_nothing(corpus: Path, tmp_path: Pat
         (("--arch", "topk", "--width", "8", "--k", "2", "--set", "warmup"), "KEY=VALUE"),
         (("--arch", "topk", "--width", "8", "--k", "2", "--lr", "inf"), "lr"),
         (("--arch", "relu", "--width", "8", "--l1", "nan"), "finite"),
+        (("--arch", "decoder", "--width", "8"), "'decoder' starts from an SAE: give one (--start REF"),
+        (("--arch", "topk", "--k", "3", "--start", "atlas:batchtopk-128"), "'topk' starts from random weights"),
+        (("--arch", "decoder", "--start", "atlas:batchtopk-128", "--set", "scaling=rms"), "scaling=none"),
     ],
 )
 def test_a_wrong_setting_is_told_before_anything_is_loaded(
@@ -115,7 +127,8 @@ def test_a_device_or_folder_that_cannot_be_used_is_told(
 
 def test_architectures_are_listed_with_their_settings() -> None:
     rows = [json.loads(line) for line in call("train", "--list", "--json").stdout.splitlines()]
-    assert {r["name"] for r in rows} == {"relu", "topk", "batchtopk", "matryoshka", "jumprelu", "gated", "tied"}
+    names = {"relu", "topk", "batchtopk", "matryoshka", "jumprelu", "gated", "tied", "decoder"}
+    assert {r["name"] for r in rows} == names
     assert next(r for r in rows if r["name"] == "relu")["l1"] == 8e-5
 
 
@@ -322,7 +335,9 @@ def test_what_changes_a_reference_changes_the_records_id(corpus: Path, tmp_path:
     assert planned() != planned(tokens=700)  # other documents are left out of its training
     asked = replace(settings(tmp_path, corpus), corpus=None)
     one, two = (make_plan(registry(), replace(asked, tokens=n)).units[0] for n in (600, 700))
-    assert one.place.id == two.place.id  # the built-in corpus has a split for training
+    # The built-in corpus has a split for training: only the sample that is evaluated is another.
+    assert one.subject.members[1].identity() == two.subject.members[1].identity()
+    assert one.place.id != two.place.id
 
 
 def test_a_record_with_a_trained_reference_can_be_planned_again(short: None, corpus: Path, tmp_path: Path) -> None:

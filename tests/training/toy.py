@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +126,17 @@ def checkpoint_step(folder: Path) -> int:
         return 0
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return int(json.loads(header["__metadata__"][checkpoint.KEY])["step"])
+
+
+class StopError(Exception):
+    """Stands for whatever ends a run."""
+
+
+def stop_at(step: int) -> Callable[[str, Any], None]:
+    """A listener to progress that ends the run at that step."""
+
+    def progress(label: str, line: Any) -> None:
+        if line.step == step:
+            raise StopError
+
+    return progress

@@ -18,6 +18,8 @@ saebench_api = 1
 L1 = {"l1": 8e-5, "l1_warmup": 0.05}
 """The paper's A.6, for errors that are means over dimensions; the rise over 5 % of the steps is said in `relu`."""
 A6 = {"lr": 4e-4}
+DECODER = {"lr": 3e-3, "decay": 0.5, "scaling": "none"}
+"""Ours: the post gives no rate. At 1e-3 a million activations are too few to come near the least-squares decoder."""
 
 
 def _later(module: str, name: str) -> Callable[..., Any]:
@@ -40,6 +42,13 @@ def _within(**ranges: tuple[float, float]) -> Callable[[Recipe], str | None]:
         return None
 
     return check
+
+
+def _as_it_encodes(recipe: Recipe) -> str | None:
+    """Codes of a frozen encoder are to be those that it gives elsewhere."""
+    if recipe.precision != "float32":
+        return f"precision is {recipe.precision}; codes of the SAE it starts from are worked out in float32"
+    return None
 
 
 @hookimpl
@@ -107,5 +116,12 @@ def saebench_architectures() -> Mapping[str, Architecture]:
                 ortho_peak=(0, 1),
             ),
             summary="encoder and decoder are one matrix; ortho: orthogonal to what it fires weakly on",
+        ),
+        "decoder": Architecture(
+            build=_later("decoder", "Decoder"),
+            recipe=DECODER,
+            check=_as_it_encodes,
+            summary="the decoder of a given SAE, its encoder frozen (the post on stitching)",
+            starts=True,
         ),
     }

@@ -9,22 +9,17 @@ import numpy as np
 import pandas as pd
 
 from saebench_meta import charts
+from saebench_meta.passages import quoting
 from saebench_meta.task import Figure, Table
 from saebench_tasks.broken_latents.kinds import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from jaxtyping import Int
-
     from saebench_meta.context import Context
     from saebench_tasks.broken_latents.peaks import Firings, Peaks
     from saebench_tasks.broken_latents.toys import Outcome
 
 EACH = 3
 """Tokens shown from each peak."""
-BEFORE, AFTER = 12, 4
-"""Tokens of context."""
 BINS, COLUMNS, PANEL = 50, 3, (150, 90)
 PANELS = 9
 
@@ -74,7 +69,7 @@ def latents(firings: Firings, found: Peaks) -> Table:
 
 def in_context(firings: Firings, found: Peaks, chosen: Sequence[int], ctx: Context) -> Iterator[dict[str, Any]]:
     """Rows of the examples."""
-    text = _quoting(ctx)
+    text = quoting(ctx)
     for i in chosen:
         tokens, values = firings.of(int(found.latent[i]))
         for side, at in (("low", found.peaks[i][0]), ("high", found.peaks[i][-1])):
@@ -86,27 +81,6 @@ def in_context(firings: Firings, found: Peaks, chosen: Sequence[int], ctx: Conte
                     "activation": values[k],
                     **text(int(tokens[k])),
                 }
-
-
-def _quoting(ctx: Context) -> Callable[[int], dict[str, Any]]:
-    """Number of a token in the order of the activations -> its document, and its surroundings as text."""
-    sample, tokenizer = ctx.sample(), ctx.lm().tokenizer
-    rows, positions = sample.evaluated.nonzero(as_tuple=True)
-
-    def decode(ids: Int[Any, " tokens"]) -> str:
-        return str(tokenizer.decode(ids.tolist())) if tokenizer is not None else " ".join(map(str, ids.tolist()))
-
-    def quote(token: int) -> dict[str, Any]:
-        row, at = int(rows[token]), int(positions[token])
-        document = int(sample.document[row, at])
-        same = (sample.document[row] == document).nonzero().squeeze(1)
-        first, last = max(int(same[0]), at - BEFORE), min(int(same[-1]), at + AFTER)
-        ids = sample.tokens[row]
-        parts = (ids[first:at], ids[at : at + 1], ids[at + 1 : last + 1])
-        before, here, after = (decode(part) for part in parts)
-        return {"document": sample.document_ids[document], "text": f"{before}«{here}»{after}"}
-
-    return quote
 
 
 def toys(trained: Sequence[Outcome]) -> Table:
