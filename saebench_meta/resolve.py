@@ -72,11 +72,14 @@ class ResolvedSAE:
 
 
 def split_scheme(ref: str, names: Mapping[str, object]) -> tuple[str, str] | None:
-    """`scheme:rest`, if it is one; a bare scheme name stands for itself with nothing after it."""
+    """`scheme:rest`, if it is one; a bare scheme name stands for itself with nothing after it.
+
+    A bare name means the same in every folder: a file or folder of that name here is `./name`.
+    """
     scheme, colon, rest = ref.partition(":")
     if colon and (scheme in names or not Path(ref).exists()) and len(scheme) > 1 and "/" not in scheme:
         return scheme, rest
-    return (ref, "") if ref in names and not Path(ref).exists() else None
+    return (ref, "") if ref in names else None
 
 
 def resolve_sae(registry: Registry, ref: str, *, model: str | None = None, hook: str | None = None) -> ResolvedSAE:

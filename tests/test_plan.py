@@ -22,6 +22,7 @@ from saebench_meta.hookspecs import (
 )
 from saebench_meta.plan import Plan, make_plan
 from saebench_meta.plugins import Registry
+from saebench_meta.resolve import split_scheme
 from saebench_meta.settings import Settings, parse_parameters
 from saebench_meta.task import Task
 
@@ -294,3 +295,11 @@ def test_a_part_of_no_task_or_of_another_part_is_its_plugins_error(parent: str) 
     with pytest.raises(PluginError, match=f"plugin 'parts': task 'toy_ladder' is declared part of '{parent}'"):
         plan(registry, tasks=("toy_ladder",), **FAMILY)
     assert len(labels(plan(registry, **FAMILY))) == 2
+
+
+def test_a_bare_scheme_means_the_same_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "atlas").mkdir()  # such as the output of `saebench run -o atlas`
+    monkeypatch.chdir(tmp_path)
+    assert split_scheme("atlas", {"atlas": None}) == ("atlas", "")
+    assert split_scheme("./atlas", {"atlas": None}) is None
+    assert split_scheme("atlas:x", {"atlas": None}) == ("atlas", "x")

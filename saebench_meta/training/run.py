@@ -315,7 +315,9 @@ def to_sae(exported: Exported, recipe: Recipe, facts: SiteFacts) -> SAE:
 
 def _with_decoder(start: SAE, exported: Exported, recipe: Recipe, facts: SiteFacts) -> SAE:
     """The SAE that training started from, with what was trained of it."""
-    where = f" of {facts.dataset}" if facts.dataset else ""
+    from saebench_meta.subjects import public_name
+
+    where = f" of {public_name(facts.dataset)}" if facts.dataset else ""
     note = f"decoder retrained on {recipe.steps * recipe.batch_size:,} activations{where}, encoder as it was"
     notes = (*start.info.notes, note, *facts.notes)
     info = start.info.model_copy(update={"name": f"{start.info.name}-retrained", "notes": notes})
