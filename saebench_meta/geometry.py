@@ -70,7 +70,7 @@ def similarity(
     import torch
 
     _check_shapes("similarity", A, B, block)
-    rows, directions = _unit(A).float(), _unit(B.to(A.device)).float()
+    rows, directions = _directions(A, block), _directions(B.to(A.device), block)
     best_a, best_b = _Best(len(A), A.device), _Best(len(B), A.device)
     pairs: list[Tensor] = []
     for a in range(0, len(A), block):
@@ -93,6 +93,14 @@ def similarity(
     _sharpen(max_a, nearest_a, edges.a, edges.b, edges.cosine)
     _sharpen(max_b, nearest_b, edges.b[by_b], edges.a[by_b], edges.cosine[by_b])
     return Similarity(max_a, nearest_a, max_b, nearest_b, edges)
+
+
+def _directions(W: Float[Tensor, "rows d_in"], block: int) -> Float[Tensor, "rows d_in"]:
+    """Unit rows in float32, of which only a block at a time is in float64."""
+    import torch
+
+    parts = [_unit(part).float() for part in torch.split(W, block)]
+    return torch.cat(parts) if parts else W.float()
 
 
 class _Best:
