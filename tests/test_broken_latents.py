@@ -187,7 +187,8 @@ def recipes(subject: SAEInfo, **parameters: Any) -> list[Recipe]:
 
 
 def test_every_architecture_that_can_be_trained_has_a_recipe_for_every_toy_world() -> None:
-    assert set(toys.SETTINGS) == set(registry().architectures)
+    starts = {"decoder"}  # a decoder is trained on the codes of an SAE there is already, so no world has one to give
+    assert set(toys.SETTINGS) == set(registry().architectures) - starts
     for name in toys.SETTINGS:
         made = recipes(info(4, 8), architecture=name, worlds=tuple(toys.TOYS), toy_seeds=2)
         assert len(made) == 2 * len(toys.TOYS)
