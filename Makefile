@@ -5,6 +5,7 @@
 #   PYTHON=python3.12       the interpreter to build the environment with (3.11 or newer; found by itself)
 #   VENV=.venv              where the environment goes
 #   TORCH_INDEX=URL         package index to take torch from, when another build (CPU or CUDA) than the default is wanted
+#   WORKERS=2               processes that run the tests, one thread each
 #   ARGS=...                more arguments for pytest (`make test`) or `saebench run` (`make demo`)
 
 SHELL := /bin/bash
@@ -16,6 +17,7 @@ VENV ?= .venv
 VENV_SAELENS ?= .venv-saelens
 TORCH_INDEX ?=
 OUT ?= out/demo
+WORKERS ?= 2
 ARGS ?=
 NEWER := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -25,6 +27,9 @@ PIP_INSTALL = -m pip install --quiet --quiet --disable-pip-version-check
 # torch comes alone and first: anything else that wants it would choose the build. Its dependencies come from the usual
 # index, so an index that holds nothing but torch will do.
 TORCH_FROM = $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)")
+
+# A file's tests stay together, since they share what is dear to make.
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 
 # Several threads wait for each other when cores are shared; one is faster for tests and for what the demo does.
 export OMP_NUM_THREADS ?= 1
@@ -40,7 +45,7 @@ demo: $(VENV)/.installed ## install, run every task on the built-in world, print
 	$(VENV)/bin/saebench run --family atlas:batchtopk-128 atlas:batchtopk-256 atlas:batchtopk-512 --tasks all -o $(OUT) $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python $(PYTEST) $(ARGS)
 
 check: $(VENV)/.installed-dev ## ruff, ruff format, mypy --strict
 	$(VENV)/bin/ruff check .
@@ -56,7 +61,7 @@ fuzz: $(VENV)/.installed-dev ## 2,000 damaged files a format through every SAE l
 	    tests/test_sparsify.py tests/test_torch_file.py $(ARGS)
 
 saelens-test: $(VENV_SAELENS)/.installed-saelens ## run the tests with sae-lens, which holds transformer-lens below 4
-	$(VENV_SAELENS)/bin/python -m pytest $(ARGS)
+	$(VENV_SAELENS)/bin/python $(PYTEST) $(ARGS)
 
 clean: ## remove environments, caches and build products; results in out/ stay
 	rm -rf $(VENV) $(VENV_SAELENS) .mypy_cache .ruff_cache .hypothesis build dist
