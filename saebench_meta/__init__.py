@@ -37,6 +37,8 @@ _HOME = {
     "Architecture": "hookspecs",
     "LabelledLoader": "hookspecs",
     "LabelledSet": "hookspecs",
+    "Cities": "cities",
+    "CityLoader": "cities",
     "World": "worlds",
     "WorldLoader": "worlds",
     "KnownTruth": "worlds",
@@ -65,6 +67,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from saebench_meta.api import Result, load_sae, run
+    from saebench_meta.cities import Cities, CityLoader
     from saebench_meta.codes import Codes
     from saebench_meta.context import Context
     from saebench_meta.errors import SaebenchError

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from saebench_meta.activations import Activations, Chunk
     from saebench_meta.annotation import Truth
+    from saebench_meta.cities import Cities
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
     from saebench_meta.hookspecs import Judge
@@ -92,6 +93,10 @@ class Context(Protocol):
 
     def truth(self) -> Truth:
         """Which generating features are on at each token, in the order of `activations()`; worked out once."""
+        ...
+
+    def cities(self) -> Cities:
+        """Cities with their facts, and the prompts that ask for them."""
         ...
 
     def world(self, ref: str) -> World:

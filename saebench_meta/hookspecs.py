@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 if TYPE_CHECKING:
+    from saebench_meta.cities import CityLoader
     from saebench_meta.events import Event
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE, SAEInfo
@@ -254,6 +255,11 @@ def saebench_datasets() -> Mapping[str, DatasetLoader]:  # type: ignore[empty-bo
 @hookspec
 def saebench_labelled() -> Mapping[str, LabelledLoader]:  # type: ignore[empty-body]
     """Labelled sets, for tasks with the need `labelled`: scheme -> loader, so that `scheme:name` finds one."""
+
+
+@hookspec
+def saebench_cities() -> Mapping[str, CityLoader]:  # type: ignore[empty-body]
+    """Sets of cities with their facts and prompts, by name, for tasks with the need `cities`."""
 
 
 @hookspec

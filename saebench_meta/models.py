@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saebench_meta.errors import SaebenchError, did_you_mean
@@ -89,6 +90,7 @@ class LanguageModel:
         self.backend, self.processing = _backend(), _processing(model)
         self._hooks = frozenset(model.hook_dict)
         self._widths: dict[str, int] = {}
+        self._branching: dict[str, bool] = {}
 
     @property
     def device(self) -> torch.device:
@@ -175,14 +177,41 @@ class LanguageModel:
             raise SaebenchError(f"hook '{hook}' of model '{self.ref}' did not fire: it is switched off there")
         return logits.float()
 
+    def branches(
+        self,
+        tokens: Int[Tensor, "rows tokens"],
+        hook: str,
+        x: Float[Tensor, "rows tokens d_in"],
+        ends: Int[Tensor, " rows"],
+    ) -> Float[Tensor, "rows vocab"]:
+        """Logits in float32 after each row's last token, with the activation at `hook` put in place of the row's own.
+
+        Where a trial, once a hook, shows that this is sound (`branching`), what stands before the hook runs only once.
+
+        Args:
+            ends: position of each row's last token; what stands after it is padding.
+
+        Raises:
+            ValueError: `x` is not for these tokens.
+        """
+        from saebench_meta import branching
+
+        if x.shape[:2] != tokens.shape or ends.shape != tokens.shape[:1]:
+            raise ValueError(f"branches: {tuple(x.shape)} and {len(ends)} ends for {tuple(tokens.shape)} tokens")
+        branch = partial(branching.branched, self._run, cut=branching.LAST_HOOK in self._hooks)
+        if hook not in self._branching:
+            self._branching[hook] = branching.can_branch(self, hook, branch)
+        return (branch if self._branching[hook] else partial(branching.repeated, self))(tokens, hook, x, ends)
+
     def _run(
         self,
         tokens: Int[Tensor, "batch tokens"],
         hook: str | None,
         function: Callable[..., Any],
         stop_at_layer: int | None = None,
+        more: Sequence[tuple[str, Callable[..., Any]]] = (),
     ) -> Any:
-        """One forward pass; TransformerLens removes the hook in a `finally`, so an error in it leaves none behind."""
+        """One forward pass; TransformerLens removes the hooks in a `finally`, so an error in one leaves none behind."""
         import torch
 
         # Some releases pass over names they do not know without a word.
@@ -193,7 +222,7 @@ class LanguageModel:
         with torch.no_grad(), strict_fp32():
             if hook is None:
                 return self._model(tokens, return_type="logits")
-            return self._model.run_with_hooks(tokens, fwd_hooks=[(hook, function)], stop_at_layer=stop_at_layer)
+            return self._model.run_with_hooks(tokens, fwd_hooks=[(hook, function), *more], stop_at_layer=stop_at_layer)
 
     def _joined(self, x: Tensor, hook: str, tokens: Tensor) -> Float[Tensor, "batch tokens d_in"]:
         if x.ndim == 4 and hook.endswith(PER_HEAD):

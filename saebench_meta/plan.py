@@ -6,6 +6,7 @@ import fnmatch
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from saebench_meta.cities import ResolvedCities, resolve_cities
 from saebench_meta.errors import PluginError, SaebenchError, UnmetNeedError, did_you_mean
 from saebench_meta.inputs import Inputs, InputsFinder, Truths
 from saebench_meta.parameters import format_notices, format_parameters, task_parameters
@@ -39,6 +40,8 @@ class Unit:
     """Name of what is known of its corpus, where the task needs it."""
     oracle: ResolvedSAE | None = None
     """The supervised dictionary at its site, where there is one."""
+    cities: ResolvedCities | None = None
+    """The cities it asks for, where the task needs them."""
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -165,6 +168,9 @@ def _unit(
         unmet = None if truth else truths.why_not(info.site.model, inputs.data.identity.ref)
     if unmet is None:
         unmet = _other_needs(registry, settings, task, subject)
+    cities = None if unmet else _cities(registry, task, subject, parameters)
+    if unmet is None and cities is None and "cities" in task.needs:
+        unmet = "it needs cities and their facts, and no installed plugin has a set of them"
     oracle = None if unmet else _oracle(truths, subject)
     judge = settings.judge if "judge" in task.needs else None
     trains = () if unmet else _recipes(registry, task, subject, parameters)
@@ -187,8 +193,10 @@ def _unit(
         key["truth"] = {"name": truth, "version": registry.truths[truth].version}
     if oracle is not None:
         key["oracle"] = oracle.identity()
+    if cities is not None:
+        key["cities"] = cities.key()
     place = Place(settings.out, subject.name, task.name, task.version, canonical_hash(key))
-    return Unit(task, subject, parameters, inputs, judge, place, unmet, trains, truth, oracle)
+    return Unit(task, subject, parameters, inputs, judge, place, unmet, trains, truth, oracle, cities)
 
 
 def _oracle(truths: Truths, subject: SubjectPlan) -> ResolvedSAE | None:
@@ -198,6 +206,13 @@ def _oracle(truths: Truths, subject: SubjectPlan) -> ResolvedSAE | None:
     oracle = truths.oracle(subject.members[0])
     own = [canonical_hash(m.identity()) for m in subject.members]
     return None if oracle is None or canonical_hash(oracle.identity()) in own else oracle
+
+
+def _cities(registry: Registry, task: Task, subject: SubjectPlan, parameters: dict[str, Any]) -> ResolvedCities | None:
+    """The set of cities for a task that needs one: what its parameter `cities` says, or what fits the model."""
+    if "cities" not in task.needs:
+        return None
+    return resolve_cities(registry, str(parameters.get("cities", "")), subject.members[0].info.site.model)
 
 
 def _recipes(registry: Registry, task: Task, subject: SubjectPlan, parameters: dict[str, Any]) -> tuple[Recipe, ...]:
@@ -223,7 +238,7 @@ def trainings(unit: Unit, settings: Settings) -> list[tuple[str, float]]:
 def _other_needs(registry: Registry, settings: Settings, task: Task, subject: SubjectPlan) -> str | None:
     """Why a need other than model, corpus and reference is unmet; None if all are met."""
     for need in task.needs:
-        if need in MODEL_NEEDS - {"labelled"} or need == "reference":
+        if need in MODEL_NEEDS - {"labelled"} or need in ("reference", "cities"):
             continue
         if need == "judge":
             if settings.judge is None:

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import pluggy
 
 from saebench_meta import hookspecs
+from saebench_meta.cities import CityLoader
 from saebench_meta.errors import PluginError, UnknownNameError, did_you_mean
 from saebench_meta.events import Event
 from saebench_meta.hookspecs import (
@@ -121,6 +122,7 @@ class Registry:
         self.needs: Names[NeedCheck] = Names("need")
         self.catalogue: Names[CatalogueEntry] = Names("SAE")
         self.labelled: Names[LabelledLoader] = Names("labelled set")
+        self.cities: Names[CityLoader] = Names("set of cities")
         self.worlds: Names[WorldLoader] = Names("world")
         self.truths: Names[KnownTruth] = Names("truth")
         self._manager = pluggy.PluginManager(PROJECT)
@@ -205,6 +207,7 @@ class Registry:
             "saebench_needs": lambda got, info: _take_mapping(got, self.needs, info, None),
             "saebench_architectures": lambda got, info: _take_mapping(got, self.architectures, info, None),
             "saebench_labelled": lambda got, info: _take_mapping(got, self.labelled, info, LabelledLoader),
+            "saebench_cities": lambda got, info: _take_mapping(got, self.cities, info, CityLoader),
             "saebench_worlds": lambda got, info: _take_mapping(got, self.worlds, info, WorldLoader),
             "saebench_truths": lambda got, info: _take_mapping(got, self.truths, info, KnownTruth),
         }

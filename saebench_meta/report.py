@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from saebench_meta import interactive, tables
+from saebench_meta import explorer, interactive, tables
 from saebench_meta.record import Artifact, Record
 from saebench_meta.store import find_records, write_atomic
 
@@ -118,10 +118,17 @@ def write_report(folder: Path, *, skipped: Mapping[str, str] | None = None) -> P
         legend=tables.LEGEND,
         interval_head=tables.interval_head(r.record for r in found),
         rows_shown=ROWS_SHOWN,
+        explorer=_explorer(folder),
     )  # fmt: skip
     target = folder / REPORT
     write_atomic(target, page.encode())
     return target
+
+
+def _explorer(folder: Path) -> str | None:
+    """Where the explorer of the folder is, from the report; None if there is none."""
+    page = Path(explorer.FOLDER) / explorer.PAGE
+    return page.as_posix() if (folder / page).is_file() else None
 
 
 def summary_html(records: Sequence[Record], skipped: Mapping[str, str], failed: Mapping[str, str]) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from saebench_meta.activations import Activations
     from saebench_meta.annotation import Truth
+    from saebench_meta.cities import Cities
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
     from saebench_meta.hookspecs import Judge
@@ -121,6 +122,17 @@ class TaskContext:
                 f"task '{self._unit.task.name}' asks for the truth without declaring it: add 'truth' to its needs"
             )
         return self.site.truth(self._unit.truth)
+
+    def cities(self) -> Cities:
+        if self._unit.cities is None:
+            raise UnmetNeedError(
+                f"task '{self._unit.task.name}' asks for cities without declaring it: add 'cities' to its needs"
+            )
+        found = self._unit.cities
+        note = f"cities: {found.name} ({', '.join(f'{k} {v}' for k, v in found.key().items())})"
+        if note not in self.notes:
+            self.notes.append(note)
+        return self._unit.cities.loader.load()
 
     def world(self, ref: str) -> World:
         return open_world(self._session.registry, ref)

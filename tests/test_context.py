@@ -14,6 +14,7 @@ SURFACE = {
     "bootstrap": "(self, values: 'ArrayLike', statistic: 'Callable[..., ArrayLike] | None' = None) -> 'Estimate'",
     "census": "(self, value: 'float | None', n: 'int', *, n_unit: 'str' = 'latents', reason: 'str | None' = None)"
     " -> 'Estimate'",
+    "cities": "(self) -> 'Cities'",
     "code_chunks": "(self, sae: 'SAE') -> 'Iterator[tuple[Chunk, Codes]]'",
     "codes": "(self, sae: 'SAE') -> 'Codes'",
     "device": "property",

@@ -38,6 +38,7 @@ OFFERS = {
     "saebench_architectures": "architectures",
     "saebench_needs": "needs",
     "saebench_labelled": "labelled",
+    "saebench_cities": "cities",
     "saebench_worlds": "worlds",
     "saebench_truths": "truths",
 }
@@ -127,7 +128,7 @@ def test_every_need_is_documented() -> None:
     documented = first_cells(part("Needs"))
     used = {need for task in registry().tasks.values() for need in task.needs}
     assert used - documented <= set(registry().needs)
-    assert documented <= {*plan.MODEL_NEEDS, "reference", "judge"}
+    assert documented <= {*plan.MODEL_NEEDS, "reference", "judge", "cities"}
 
 
 def test_every_control_is_documented() -> None:

@@ -74,6 +74,7 @@ def test_the_wheel_is_typed_and_carries_its_data_and_licence(contents: set[str])
     assert {f"{package}/py.typed" for package in SOURCES} <= contents
     for pattern in (
         r"saebench_plugins/atlas/data/.+\.safetensors",
+        r"saebench_plugins/cities/cities\.json",
         r"saebench_meta/schema/.+\.json",
         r"saebench_meta/templates/.+",
         r"saebench_meta-.+\.dist-info/licenses/LICENSE",

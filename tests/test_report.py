@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import OFFLINE, chromium, opened
 from record_samples import MODEL, control, data, metric, order, record, write
 
 from saebench_meta import tables
@@ -180,19 +180,17 @@ def specs_of(page: Path) -> list[dict[str, object]]:
 
 def browsed(page: Path, profile: Path) -> str:
     """The page as a browser without a network has it once its scripts have run."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium is installed")
     options = [
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
         "--virtual-time-budget=20000",
         f"--user-data-dir={profile}",
+        OFFLINE,
+        "--enable-logging=stderr",
     ]
-    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"]
     done = subprocess.run(
-        [browser, *options, *offline, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=300
+        [chromium(), *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=300
     )
     assert "Refused" not in done.stderr and "Content Security Policy" not in done.stderr, done.stderr
     return done.stdout
@@ -214,6 +212,30 @@ def test_each_figure_has_an_interactive_one_that_reaches_for_nothing_but_its_scr
 def test_a_browser_draws_the_figures_from_disk_without_a_network(tmp_path: Path) -> None:
     seen = browsed(write_figures(tmp_path / "run", CURVE, LAYERED), tmp_path / "profile")
     assert seen.count(">the x</text>") == 2 and "cannot be drawn" not in seen
+
+
+@pytest.mark.slow
+def test_every_task_of_every_sae_is_on_one_page_that_is_no_wider_than_a_phone(tmp_path: Path) -> None:
+    for task in ("first_task", "second_task"):
+        for name in ("wide", "a-name-that-goes-on-and-on-vs-another-that-does-too"):
+            files = {
+                "tables/t.csv": ("table", f"{task}'s table", "a\n" + "b" * 300),
+                "figures/f.vl.json": ("figure", f"{task}'s figure", json.dumps(CURVE)),
+            }
+            write(tmp_path, record(task=task, name=name, notes=["sha256 " + "0" * 200]), files=files)
+    page = write_report(tmp_path)
+    with opened(tmp_path / "profile") as tab:
+        tab.look(390, "light")
+        tab.open(page)
+        tab.wait("document.readyState === 'complete'")
+        tab.value("document.querySelectorAll('details').forEach((d) => { d.open = true })")
+        assert tab.value("document.documentElement.scrollWidth") == 390
+        count = "[...document.querySelectorAll('{}')].filter((n) => n.textContent.includes('{}')).length"
+        for task in ("first_task", "second_task"):
+            for tag, shown in (("caption", 1), ("h2", 2), ("figure", 2), ("details > summary", 2)):
+                assert tab.value(count.format(tag, task)) == shown, (task, tag)
+        assert tab.value("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
+        assert tab.errors == []
 
 
 @pytest.mark.slow

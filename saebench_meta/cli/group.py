@@ -27,6 +27,7 @@ COMMANDS = (
     "show",
     "compare",
     "report",
+    "explore",
     "convert",
     "stitch",
     "tasks",

@@ -127,7 +127,7 @@ def test_a_device_or_folder_that_cannot_be_used_is_told(
 
 def test_architectures_are_listed_with_their_settings() -> None:
     rows = [json.loads(line) for line in call("train", "--list", "--json").stdout.splitlines()]
-    names = {"relu", "topk", "batchtopk", "matryoshka", "jumprelu", "gated", "tied", "decoder"}
+    names = {"relu", "topk", "batchtopk", "matryoshka", "jumprelu", "gated", "tied", "decoder", "encoder"}
     assert {r["name"] for r in rows} == names
     assert next(r for r in rows if r["name"] == "relu")["l1"] == 8e-5
 

@@ -124,4 +124,12 @@ def saebench_architectures() -> Mapping[str, Architecture]:
             summary="the decoder of a given SAE, its encoder frozen (the post on stitching)",
             starts=True,
         ),
+        "encoder": Architecture(
+            build=_later("encoder", "Encoder"),
+            hyperparameters=TOPK,
+            recipe={"scaling": "none"},
+            check=check_topk,
+            summary="the encoder of a given BatchTopK SAE, its decoder frozen (the paper, figure 23)",
+            starts=True,
+        ),
     }

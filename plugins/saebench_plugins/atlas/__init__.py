@@ -4,6 +4,7 @@ residual stream, so that everything runs offline in about a minute and can be he
 - ``world.py``, ``lexicon.py``: the generator of documents and its words and facts;
 - ``truth.py``, ``labelled.py``: which generating features are on at every word; eight labelled sets;
 - ``language_model.py``, ``steering.py``: the model, and whether its facts can be steered at the site;
+- ``cities.py``: its cities, and the prompts that ask for their facts;
 - ``saes.py``, ``oracle.py``: the family of SAEs, degraded ones, and the supervised dictionary;
 - ``build.py``: the one command that makes ``data/`` from a seed;
 - this module: the plugin, which offers all of it through the ordinary hooks.
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from saebench_meta.cities import CityLoader
 from saebench_meta.errors import BadFileError, UnknownNameError, did_you_mean
 from saebench_meta.hookspecs import (
     CatalogueEntry,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from saebench_meta.cities import Cities
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE
     from saebench_plugins.atlas.world import Split
@@ -126,6 +129,11 @@ def saebench_labelled() -> Mapping[str, LabelledLoader]:
             load_labelled, peek=peek_labelled, names=LABELLED, summary="eight built-in sets, after the eight real ones"
         )
     }
+
+
+@hookimpl
+def saebench_cities() -> Mapping[str, CityLoader]:
+    return {SCHEME: CityLoader(load_cities, peek_cities, models=(MODEL_REF,), summary="cities of the built-in world")}
 
 
 @lru_cache(maxsize=1)
@@ -240,6 +248,18 @@ def peek_labelled(ref: str) -> DataIdentity:
     """A labelled set by the hash of its generator."""
     _check_labelled(ref)
     return DataIdentity(ref=f"{SCHEME}:{ref}", sha256=_generator_hash(f"labelled/{ref}", "labelled.py"))
+
+
+def load_cities() -> Cities:
+    """The cities of the world, with the prompts that ask for their facts."""
+    from saebench_plugins.atlas.cities import cities
+
+    return cities()
+
+
+def peek_cities() -> DataIdentity:
+    """The cities by the hash of what they are made of."""
+    return DataIdentity(ref=SCHEME, sha256=_generator_hash("cities", "cities.py"))
 
 
 def _check_labelled(ref: str) -> None:
