@@ -7,15 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from saebench_meta.errors import SaebenchError
+from saebench_tasks.meta_sae.build import main_recipe
 
 if TYPE_CHECKING:
     from saebench_meta.context import Context
     from saebench_meta.sae import SAE, SAEInfo
     from saebench_meta.training.recipe import Recipe
 
-BATCH = 4096
-"""Rows a step (paper, section 5); all of them where there are fewer."""
 ORDER_BY = 16
 """Coordinates that rows are put in order by: enough to tell them apart."""
 
@@ -23,17 +21,8 @@ ORDER_BY = 16
 def trains(
     infos: tuple[SAEInfo, ...], parameters: Mapping[str, Any], recipe: Callable[..., Recipe]
 ) -> Sequence[Recipe]:
-    """One meta-SAE: 3 · d_in wide (the paper's 2304 for 768), a quarter of the rows where that is fewer."""
-    (info,), k = infos, parameters["k"]
-    if parameters["width"] < 0 or parameters["steps"] < 1:
-        raise SaebenchError(
-            "city_steering: width must be 0 (the default) or a number of meta-latents, steps at least 1"
-        )
-    width = parameters["width"] or min(3 * info.d_in, max(k + 1, info.d_sae // 4))
-    batch = min(BATCH, info.d_sae)
-    return [
-        recipe("batchtopk", d_sae=width, k=k, lr=parameters["lr"], batch_size=batch, tokens=batch * parameters["steps"])
-    ]
+    """One meta-SAE of all rows, as wide as `meta_sae` makes it."""
+    return [main_recipe(infos, {**parameters, "held_out": 0}, recipe)]
 
 
 def meta_sae(sae: SAE, ctx: Context) -> SAE:
