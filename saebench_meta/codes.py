@@ -60,6 +60,18 @@ class Codes:
         return cls(indptr, (places - rows * latents).to(torch.int32), flat[places], latents)
 
     @classmethod
+    def from_top(cls, values: Float[Tensor, "tokens k"], latents: Int[Tensor, "tokens k"], n_latents: int) -> Codes:
+        """From the k largest pre-activations of each token, in any order; those that are not above 0 are left out."""
+        import torch
+
+        order = latents.argsort(1)
+        latents, values = latents.gather(1, order), values.gather(1, order)
+        on = ~(values <= 0)  # a NaN stays a NaN
+        indptr = torch.zeros(len(values) + 1, dtype=torch.int64, device=values.device)
+        indptr[1:] = on.sum(1).cumsum(0)
+        return cls(indptr, latents[on].to(torch.int32), values[on], n_latents)
+
+    @classmethod
     def cat(cls, parts: Sequence[Codes], *, n_latents: int | None = None) -> Codes:
         """Codes of consecutive token chunks, one after the other. All parts have the same latents."""
         import torch

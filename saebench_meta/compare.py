@@ -174,6 +174,9 @@ def _remarks(a: Record, b: Record, force: bool) -> tuple[str, ...]:
 
 def data_difference(a: Record, b: Record) -> str | None:
     """What differs in the data two records saw; None if they saw the same tokens, or neither any."""
+    one, two = ({s.name: s.content_sha256 for s in r.labelled} for r in (a, b))
+    if unlike := sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name)):
+        return f"not the same texts of the labelled set {', '.join(unlike)}"
     if a.data is None or b.data is None:
         return None if a.data is b.data else "one of the two used none"
     if a.data.content_sha256 and b.data.content_sha256:

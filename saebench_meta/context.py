@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
     from saebench_meta.hookspecs import Judge
+    from saebench_meta.labelled import Labelled
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE
     from saebench_meta.stats import Estimate
@@ -93,6 +94,19 @@ class Context(Protocol):
 
     def truth(self) -> Truth:
         """Which generating features are on at each token, in the order of `activations()`; worked out once."""
+        ...
+
+    @property
+    def labelled_sets(self) -> tuple[str, ...]:
+        """Names of the labelled sets of this run, such as `atlas:topics`."""
+        ...
+
+    def labelled(self, name: str) -> Labelled:
+        """A labelled set at the site: texts with their classes, pooled activations and pooled codes of any SAE.
+
+        Opened once for all tasks, SAEs and controls, and every text goes through the model once. Where the task's unit
+        is texts, `--limit` is applied already.
+        """
         ...
 
     def cities(self) -> Cities:

@@ -169,14 +169,21 @@ class LabelledLoader:
 
     Attributes:
         load: `ref -> LabelledSet`, where `ref` is the part after `scheme:`; always the same.
-        peek: `ref -> DataIdentity` without importing torch.
+        peek: `ref -> DataIdentity` without importing torch; its `ref` is what results call the set.
         names: the sets there are, without the scheme.
+        models: references of the language models they are made for, whose SAEs are measured on them by default. Empty:
+            for any model that no other loader names.
+        claims: `path -> bool`: does this file look like one? Lets users pass bare paths.
+        version: raise it when the same source would give other texts; it is part of a record's id.
     """
 
     load: Callable[[str], LabelledSet]
     peek: Callable[[str], DataIdentity]
     names: tuple[str, ...] = ()
     summary: str = ""
+    models: tuple[str, ...] = ()
+    claims: Callable[[Path], bool] | None = None
+    version: int = 1
 
 
 class Judge(Protocol):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saebench_meta.errors import SaebenchError
+from saebench_meta.labelled_sets import LabelledFinder
 from saebench_meta.plugins import Registry
 from saebench_meta.resolve import ResolvedData, ResolvedModel, ResolvedSAE, resolve_data, resolve_model, resolve_sae
 from saebench_meta.sae import UNKNOWN, SAEInfo
@@ -35,6 +36,7 @@ class InputsFinder:
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self.registry, self.settings = registry, settings
+        self.labelled = LabelledFinder(registry, settings)
         self._models: dict[tuple[str, str | None], ResolvedModel | str] = {}
         self._data: dict[str, ResolvedData | str] = {}
 

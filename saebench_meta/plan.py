@@ -9,6 +9,7 @@ from typing import Any
 from saebench_meta.cities import ResolvedCities, resolve_cities
 from saebench_meta.errors import PluginError, SaebenchError, UnmetNeedError, did_you_mean
 from saebench_meta.inputs import Inputs, InputsFinder, Truths
+from saebench_meta.labelled_sets import ResolvedLabelled
 from saebench_meta.parameters import format_notices, format_parameters, task_parameters
 from saebench_meta.plugins import Registry
 from saebench_meta.record import SCHEMA_VERSION, canonical_hash
@@ -40,6 +41,8 @@ class Unit:
     """Name of what is known of its corpus, where the task needs it."""
     oracle: ResolvedSAE | None = None
     """The supervised dictionary at its site, where there is one."""
+    labelled: tuple[ResolvedLabelled, ...] = ()
+    """The labelled sets, where the task needs them."""
     cities: ResolvedCities | None = None
     """The cities it asks for, where the task needs them."""
 
@@ -166,6 +169,12 @@ def _unit(
         info = subject.members[0].info
         truth = truths.of(info, inputs)
         unmet = None if truth else truths.why_not(info.site.model, inputs.data.identity.ref)
+    labelled: tuple[ResolvedLabelled, ...] = ()
+    if inputs is not None and "labelled" in task.needs:
+        sets = finder.labelled.find(
+            subject.members[0].info.site.model, settings.limit if task.limit_unit == "texts" else None
+        )
+        unmet, labelled = (sets, ()) if isinstance(sets, str) else (None, sets)
     if unmet is None:
         unmet = _other_needs(registry, settings, task, subject)
     cities = None if unmet else _cities(registry, task, subject, parameters)
@@ -191,12 +200,14 @@ def _unit(
         key["trains"] = [recipe.digest() for recipe in trains]
     if truth is not None:
         key["truth"] = {"name": truth, "version": registry.truths[truth].version}
+    if labelled:
+        key["labelled"] = [one.key() for one in labelled]
     if oracle is not None:
         key["oracle"] = oracle.identity()
     if cities is not None:
         key["cities"] = cities.key()
     place = Place(settings.out, subject.name, task.name, task.version, canonical_hash(key))
-    return Unit(task, subject, parameters, inputs, judge, place, unmet, trains, truth, oracle, cities)
+    return Unit(task, subject, parameters, inputs, judge, place, unmet, trains, truth, oracle, labelled, cities)
 
 
 def _oracle(truths: Truths, subject: SubjectPlan) -> ResolvedSAE | None:
@@ -238,7 +249,7 @@ def trainings(unit: Unit, settings: Settings) -> list[tuple[str, float]]:
 def _other_needs(registry: Registry, settings: Settings, task: Task, subject: SubjectPlan) -> str | None:
     """Why a need other than model, corpus and reference is unmet; None if all are met."""
     for need in task.needs:
-        if need in MODEL_NEEDS - {"labelled"} or need in ("reference", "cities"):
+        if need in MODEL_NEEDS or need in ("reference", "cities"):
             continue
         if need == "judge":
             if settings.judge is None:
@@ -264,6 +275,7 @@ def describe(unit: Unit, settings: Settings) -> dict[str, Any]:
         "id": unit.place.id,
         "record": str(unit.place.folder),
         "inputs": None if unit.inputs is None else {"hook": unit.inputs.hook, **unit.inputs.sampling},
+        "labelled": [one.ref for one in unit.labelled],
         "needs": list(unit.task.needs),
         "controls": list(unit.controls),
         "trains": [{"label": label, "seconds": round(s)} for label, s in trainings(unit, settings)],

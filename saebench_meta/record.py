@@ -134,6 +134,22 @@ class DataUsed(_Model):
     )
 
 
+class LabelledUsed(_Model):
+    """One labelled set: what was asked for, and what of it was used."""
+
+    name: str
+    revision: str | None
+    sha256: str | None
+    texts: int | None = None
+    test: int | None = Field(default=None, description="Of these texts, those in the set's test split.")
+    tokens: int | None = Field(default=None, description="Evaluated tokens: real, non-special positions.")
+    classes: dict[str, int] = Field(default_factory=dict, description="Class -> texts of it.")
+    dropped: dict[str, int] = Field(default_factory=dict, description="Reason -> texts left out for it.")
+    content_sha256: str | None = Field(
+        default=None, description="Hash of the tokens, labels and splits really used; verified, not in the id."
+    )
+
+
 class JudgeUsed(_Model):
     name: str
     version: str
@@ -183,6 +199,7 @@ class Record(_Model):
     subject: Subject
     model: ModelUsed | None = None
     data: DataUsed | None = None
+    labelled: list[LabelledUsed] = Field(default_factory=list)
     judge: JudgeUsed | None = None
     metrics: dict[str, MetricResult] = Field(default_factory=dict)
     artifacts: list[Artifact] = Field(default_factory=list)

@@ -258,6 +258,7 @@ def _settings(record: Record) -> dict[str, str]:
     if record.data is not None:
         data |= {"data": record.data.ref, "documents": record.data.documents, "evaluated tokens": record.data.tokens}
         data |= {f"sampling: {k}": v for k, v in record.data.sampling.items()}
+    data |= {f"labelled set {s.name}": f"{s.texts:,} texts" for s in record.labelled if s.texts is not None}
     if record.judge is not None:
         data["judge"] = f"{record.judge.name} {record.judge.version}"
     limit = {"limit": run.limit} if run.limit is not None else {}
@@ -279,6 +280,7 @@ def _provenance(record: Record) -> dict[str, str]:
             **saes,
             "model backend": record.model.backend if record.model else None,
             "content of the data": record.data.content_sha256 if record.data else None,
+            **{f"content of {s.name}": s.content_sha256 for s in record.labelled},
             "saebench-meta": versions.saebench_meta,
             "commit": f"{versions.commit}{dirty}" if versions.commit else None,
             "Python": versions.python,

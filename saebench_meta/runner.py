@@ -23,6 +23,7 @@ from saebench_meta.plugins import Registry
 from saebench_meta.record import (
     DataUsed,
     JudgeUsed,
+    LabelledUsed,
     ModelUsed,
     Record,
     RunSettings,
@@ -313,8 +314,9 @@ def _trained_members(session: Session, unit: Unit) -> dict[str, TrainedSAE]:
 def _unfinished(
     session: Session, unit: Unit, status: Literal["failed", "skipped"], reason: str, clock: _Clock
 ) -> Record:
+    asked = [one.to_record() for one in unit.labelled]
     return _base(session, unit, clock)(
-        status=status, reason=reason, model=_model_asked(session, unit), data=_data_asked(unit)
+        status=status, reason=reason, model=_model_asked(session, unit), data=_data_asked(unit), labelled=asked
     )
 
 
@@ -334,6 +336,7 @@ def _finished(
         status="ok",
         model=_model_used(session, unit),
         data=_data_used(session, unit),
+        labelled=_labelled_used(session, unit),
         judge=_judge_used(session, unit),
         metrics=metrics,
         artifacts=files.artifacts,
@@ -385,6 +388,11 @@ def _data_used(session: Session, unit: Unit) -> DataUsed | None:
     sample = session.site(unit.inputs).sample
     counts = {"documents": sample.n_docs, "tokens": sample.n_evaluated, "content_sha256": sample.content_hash()}
     return asked.model_copy(update=counts)
+
+
+def _labelled_used(session: Session, unit: Unit) -> list[LabelledUsed]:
+    site = None if unit.inputs is None else session.site(unit.inputs)
+    return [one.to_record(None if site is None else site.opened(one)) for one in unit.labelled]
 
 
 def _judge_used(session: Session, unit: Unit) -> JudgeUsed | None:

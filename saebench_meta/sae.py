@@ -242,7 +242,14 @@ class SAE:
 
         from saebench_meta.codes import Codes
 
-        return Codes.cat([Codes.from_dense(self.encode(part)) for part in torch.split(x, chunk)], n_latents=self.d_sae)
+        def codes(part: Tensor) -> Codes:
+            if self.encoder is not None or self.info.activation != "topk" or self.info.k is None:
+                return Codes.from_dense(self.encode(part))
+            # The top are known by number: a dense matrix to look for them in would take twice as long.
+            top = self.preactivations(self.transform(part)[0]).topk(self.info.k, dim=-1, sorted=False)
+            return Codes.from_top(top.values, top.indices, self.d_sae)
+
+        return Codes.cat([codes(part) for part in torch.split(x, chunk)], n_latents=self.d_sae)
 
     def decode(
         self, f: Codes | Float[Tensor, "tokens d_sae"], stats: TokenStats | None = None
@@ -294,6 +301,12 @@ class SAE:
     def __repr__(self) -> str:
         i = self.info
         return f"SAE({i.name!r}, {i.activation}, d_in={i.d_in}, d_sae={i.d_sae}, site={i.site})"
+
+
+def encoder_key(sae: SAE) -> tuple[object, ...]:
+    """Equal for SAEs that share their encoder, such as an SAE and its permuted controls: they have the same codes."""
+    tensors = (sae.W_enc, sae.b_enc, sae.threshold, sae.encoder)
+    return (*map(id, tensors), sae.info.activation, sae.info.k, sae.info.input_transform)
 
 
 def preactivations(

@@ -14,6 +14,7 @@ from saebench_meta.errors import SaebenchError
 from saebench_meta.events import Event, Notice, Progress
 from saebench_meta.inputs import Inputs
 from saebench_meta.record import canonical_hash
+from saebench_meta.sae import encoder_key
 from saebench_meta.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from saebench_meta.cache import Cache
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
+    from saebench_meta.labelled import Labelled
+    from saebench_meta.labelled_sets import ResolvedLabelled
     from saebench_meta.models import LanguageModel
     from saebench_meta.plugins import Registry
     from saebench_meta.resolve import ResolvedSAE
@@ -48,6 +51,7 @@ class Site:
         self.session, self.inputs = session, inputs
         self.memo: dict[tuple[object, ...], Any] = {}
         self._truths: dict[str, Truth] = {}
+        self._labelled: dict[tuple[str, int | None], Labelled] = {}
         self._codes: OrderedDict[tuple[object, ...], tuple[SAE, Codes]] = OrderedDict()
 
     @property
@@ -66,17 +70,43 @@ class Site:
 
     @cached_property
     def activations(self) -> Activations:
-        from saebench_meta.activations import collect
+        return self._collect(self.sample, "activations")
+
+    def _collect(self, sample: Sample, what: str, share: int = 1) -> Activations:
+        """Activations of a sample at the site, with its share of what is kept in memory."""
+        from saebench_meta.activations import MEMORY_LIMIT, collect
 
         return collect(
             self.lm,
             self.inputs.hook,
-            self.sample,
+            sample,
             cache=self.session.cache,
+            memory_limit=MEMORY_LIMIT // share,
             batch_size=self.session.settings.batch_size,
-            progress=lambda done, total: self.session.progress("activations", done, total),
+            progress=lambda done, total: self.session.progress(what, done, total),
             notice=lambda message: self.session.emit(Notice("warning", message)),
         )
+
+    def labelled(self, found: ResolvedLabelled, share: int = 1) -> Labelled:
+        """A labelled set at the site, opened once; memory is shared among so many."""
+        from saebench_meta.corpus import Sampling
+        from saebench_meta.labelled import labelled_at
+
+        if (found.name, found.limit) not in self._labelled:
+            self._labelled[found.name, found.limit] = labelled_at(
+                found.loader.load(found.rest),
+                found.name,
+                self.lm,
+                Sampling(**{n: self.inputs.sampling[n] for n in ("context", "prepend_bos", "seed")}),
+                lambda sample: self._collect(sample, f"{found.name}: activations", share),
+                limit=found.limit,
+                progress=self.session.progress,
+            )
+        return self._labelled[found.name, found.limit]
+
+    def opened(self, found: ResolvedLabelled) -> Labelled | None:
+        """A labelled set that a task has opened; None for one that none has."""
+        return self._labelled.get((found.name, found.limit))
 
     def truth(self, name: str) -> Truth:
         """Features on at every token of `activations`, as the truth of that name tells; worked out once."""
@@ -89,7 +119,7 @@ class Site:
 
     def codes(self, sae: SAE) -> Codes:
         """Codes of the whole sample, kept while they fit; the least recently used go first."""
-        key = _encoder_key(sae)
+        key = encoder_key(sae)
         if key in self._codes:
             self._codes.move_to_end(key)
             return self._codes[key][1]
@@ -126,7 +156,7 @@ class Site:
 
     def code_chunks(self, sae: SAE) -> Iterator[tuple[Any, Codes]]:
         """Chunks with their codes: cut from the kept codes where those fit, worked out again where not."""
-        if _encoder_key(sae) not in self._codes and self.predicted_bytes(sae) > CODES_LIMIT:
+        if encoder_key(sae) not in self._codes and self.predicted_bytes(sae) > CODES_LIMIT:
             self.session.warn_once(f"codes of '{sae.info.name}' are not sparse on this sample: streamed, not kept")
             yield from self.stream_codes(sae)
             return
@@ -155,12 +185,6 @@ def _recent(kept: OrderedDict[K, SAE], key: K) -> SAE:
     while len(kept) > KEPT_SAES:
         kept.popitem(last=False)
     return kept[key]
-
-
-def _encoder_key(sae: SAE) -> tuple[object, ...]:
-    """Equal for SAEs that share their encoder, such as an SAE and its permuted controls: they have the same codes."""
-    tensors = (sae.W_enc, sae.b_enc, sae.threshold, sae.encoder)
-    return (*map(id, tensors), sae.info.activation, sae.info.k, sae.info.input_transform)
 
 
 class Session:

@@ -33,6 +33,7 @@ class Settings:
         parameters: task -> parameter -> value, over the task's defaults.
         model, hook, revision: what the user says of the site, over what the SAE says.
         corpus, split, text_field, data_revision: where documents come from.
+        labelled: labelled sets, by reference; what the plugins offer for the model if not given.
         context, packing, tokens: how they are sampled; None is what the SAE or the profile says.
         train_budget: minutes that training a missing reference may take by the estimate; 0 never trains one.
         limit: seeded subset in each task's own unit; marks the record partial.
@@ -53,6 +54,7 @@ class Settings:
     split: str | None = None
     text_field: str = "text"
     data_revision: str | None = None
+    labelled: tuple[str, ...] = ()
     context: int | None = None
     packing: Packing = "documents"
     tokens: int | None = None
@@ -73,6 +75,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what no run can mean, whoever wrote it: command line, configuration or notebook."""
+        sets = (self.labelled,) if isinstance(self.labelled, str) else tuple(self.labelled)
+        object.__setattr__(self, "labelled", sets)  # a notebook may name one, or give a list
         for name in ("limit", "tokens", "context", "batch_size", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from saebench_meta import seeds, stats
-from saebench_meta.errors import SaebenchError, UnmetNeedError
+from saebench_meta.errors import SaebenchError, UnknownNameError, UnmetNeedError, did_you_mean
 from saebench_meta.plan import Unit
 from saebench_meta.session import Session, Site
 from saebench_meta.worlds import open_world
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
     from saebench_meta.hookspecs import Judge
+    from saebench_meta.labelled import Labelled
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE
     from saebench_meta.stats import Estimate
@@ -122,6 +123,21 @@ class TaskContext:
                 f"task '{self._unit.task.name}' asks for the truth without declaring it: add 'truth' to its needs"
             )
         return self.site.truth(self._unit.truth)
+
+    @property
+    def labelled_sets(self) -> tuple[str, ...]:
+        return tuple(one.name for one in self._unit.labelled)
+
+    def labelled(self, name: str) -> Labelled:
+        found = next((one for one in self._unit.labelled if one.name == name), None)
+        if found is None:
+            task, known = self._unit.task, list(self.labelled_sets)
+            if "labelled" not in task.needs:
+                raise UnmetNeedError(
+                    f"task '{task.name}' asks for labelled sets without declaring it: add 'labelled' to its needs"
+                )
+            raise UnknownNameError(f"this run has no labelled set '{name}'{did_you_mean(name, known)}")
+        return self.site.labelled(found, share=len(self._unit.labelled))
 
     def cities(self) -> Cities:
         if self._unit.cities is None:

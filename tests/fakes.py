@@ -83,6 +83,7 @@ class FakeContext:
     warnings: list[str] = field(default_factory=list)
     remembered: dict[tuple[object, ...], Any] = field(default_factory=dict)
     made: list[tuple[object, ...]] = field(default_factory=list)
+    sets: dict[str, Any] = field(default_factory=dict)
 
     def rng(self, purpose: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, *purpose.encode()])
@@ -95,6 +96,13 @@ class FakeContext:
 
     def lm(self) -> Any:
         return self.model
+
+    @property
+    def labelled_sets(self) -> tuple[str, ...]:
+        return tuple(self.sets)
+
+    def labelled(self, name: str) -> Any:
+        return self.sets[name]
 
     def code_chunks(self, sae: SAE) -> Iterator[tuple[Any, Any]]:
         for chunk in self.activations():
@@ -130,6 +138,19 @@ class FakeContext:
         if self.limit is None or self.limit >= n_latents:
             return range(n_latents)
         return sorted(int(i) for i in self.rng("latents").choice(n_latents, self.limit, replace=False))
+
+
+def labelled_set(
+    x: Tensor, document: Tensor, label: Sequence[int], test: Sequence[bool], *, name: str = "toy:set", size: int = 64
+) -> Any:
+    """A labelled set of the given tokens; `document` is each one's text, ascending from 0 with none left out."""
+    from saebench_meta.labelled import Labelled
+
+    n_tokens = torch.bincount(document, minlength=len(label)).numpy()
+    classes = tuple(f"class {i}" for i in range(max(label) + 1))
+    held = MemoryActivations(x, document, len(label), size)
+    ids = tuple(str(100 + i) for i in range(len(label)))
+    return Labelled(name, classes, np.array(label), np.array(test), n_tokens, lambda: held, ids=ids)
 
 
 @dataclass

@@ -251,5 +251,13 @@ def test_encode_sparse_does_not_depend_on_the_chunk(info: dict[str, Any]) -> Non
         same(sae.encode_sparse(x, chunk=chunk), dense)
 
 
+def test_a_nan_among_the_top_is_not_lost() -> None:
+    sae = integer_sae(activation="topk", k=3)
+    x = whole_numbers(4, 5, 5).float()
+    x[2, 0] = torch.nan
+    assert sae.encode_sparse(x)[2:3].values.isnan().all()
+    same(sae.encode_sparse(x)[:2], sae.encode(x[:2]))
+
+
 def test_encode_sparse_of_no_tokens_is_empty() -> None:
     same(integer_sae().encode_sparse(torch.zeros(0, 5)), torch.zeros(0, 11))

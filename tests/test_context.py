@@ -20,6 +20,8 @@ SURFACE = {
     "device": "property",
     "generator": "(self, purpose: 'str') -> 'torch.Generator'",
     "judge": "(self) -> 'Judge'",
+    "labelled": "(self, name: 'str') -> 'Labelled'",
+    "labelled_sets": "property",
     "latents": "(self, n_latents: 'int') -> 'Sequence[int]'",
     "limit": "property",
     "lm": "(self) -> 'LanguageModel'",

@@ -53,7 +53,7 @@ def stream(
     Raises:
         SaebenchError: the data set, its configuration, its split or the field cannot be had; says which.
     """
-    for i, row in enumerate(_rows(ref, split or "train", revision)):
+    for i, row in enumerate(rows(ref, split or "train", revision)):
         if text_field not in row:
             raise SaebenchError(
                 f"data set '{ref}' has no field '{text_field}'{did_you_mean(text_field, list(row))} "
@@ -65,23 +65,43 @@ def stream(
         yield text or ""
 
 
-def _rows(ref: str, split: str, revision: str | None) -> Iterator[dict[str, Any]]:
+def rows(
+    ref: str, split: str, revision: str | None, *, files: str | None = None, keep: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Rows of a data set in its order, with all their columns.
+
+    Args:
+        files: parquet files of the repository, by a pattern, instead of what its card or its code makes of them.
+        keep: download the whole data set once and keep it on this machine, instead of streaming it.
+
+    Raises:
+        SaebenchError: the data set, its configuration or its split cannot be had; says which.
+    """
     name, _, configuration = ref.partition(":")
     commit = hub.commit_of(_name(ref), revision, CARD, "dataset")
     try:
-        yield from _open(name, configuration or None, split, commit)
+        yield from _open(name, configuration or None, split, commit, files, keep)
     except hub.failures(RuntimeError, ImportError) as e:
         raise _explained(e, ref) from e
 
 
-def _open(name: str, configuration: str | None, split: str, commit: str) -> Iterable[dict[str, Any]]:
+def _open(
+    name: str, configuration: str | None, split: str, commit: str, files: str | None, keep: bool
+) -> Iterable[dict[str, Any]]:
     import datasets
 
+    rows: Iterable[dict[str, Any]]
+    if files is not None:
+        of_it = {split: f"hf://datasets/{name}@{commit}/{files}"}
+        rows = datasets.load_dataset("parquet", data_files=of_it, split=split, streaming=True)
+        return rows
     builder = datasets.load_dataset_builder(name, configuration, revision=commit)
     if builder.hash != commit:
         # Where the hub cannot be reached, `datasets` takes what it prepared last, of whatever commit.
         raise ConnectionError(f"commit {commit} of {name} is not among the prepared data sets on this machine")
-    rows: Iterable[dict[str, Any]] = builder.as_streaming_dataset(split=split)
+    if keep:
+        builder.download_and_prepare()
+    rows = builder.as_dataset(split=split) if keep else builder.as_streaming_dataset(split=split)
     return rows
 
 

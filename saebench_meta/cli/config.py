@@ -130,6 +130,8 @@ def _settings_of_record(record: Record) -> dict[str, Any]:
         sampling = record.data.sampling
         values |= {n: sampling.get(n) for n in ("tokens", "context", "packing", "text_field")}
         values |= {"corpus": record.data.ref, "data_revision": record.data.revision, "split": record.data.split}
+    if record.labelled:
+        values["labelled"] = tuple(s.name if s.revision is None else f"{s.name}@{s.revision}" for s in record.labelled)
     return values
 
 

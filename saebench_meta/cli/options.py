@@ -82,6 +82,10 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option("--split", metavar="NAME", help="Split of the data set."),
     option("--text-field", default=DEFAULT.text_field, metavar="NAME", help="Field that holds a document's text."),
     option("--data-revision", metavar="REV", help="Revision of the data set."),
+    option(
+        "--labelled", multiple=True, metavar="REF",
+        help="A labelled set: a file, `scheme:name`, or a scheme for all of its sets; by default those for the model.",
+    ),
     option("--context", type=POSITIVE, metavar="N", help="Tokens per context; by default the SAE's own."),
     option(
         "--packing", type=click.Choice(get_args(Packing)), default=DEFAULT.packing,

@@ -28,6 +28,7 @@ CHOICES = [
     "split",
     "text_field",
     "data_revision",
+    "labelled",
     "context",
     "packing",
     "tokens",
@@ -86,7 +87,7 @@ def _plan(ctx: click.Context, registry: Registry, settings: Settings) -> Plan:
             raise
         raise type(e)(
             f"{e}\nThe settings come from {ctx.meta[RECORD]}, and a record keeps only the last part of a local path: "
-            "give --sae, --family, --reference, --model or --corpus to say where those files are."
+            "give --sae, --family, --reference, --model, --corpus or --labelled to say where those files are."
         ) from e
 
 
@@ -148,7 +149,8 @@ def what_to_type(unit: Unit, reason: str, settings: Settings) -> str | None:
     for name in CHOICES:
         chosen = getattr(settings, name)
         if chosen != getattr(DEFAULT, name) and f"--{name.replace('_', '-')}" != option:
-            words += [f"--{name.replace('_', '-')}", str(chosen)]
+            for value in chosen if isinstance(chosen, tuple) else (chosen,):
+                words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
 
 
@@ -173,6 +175,9 @@ def show_plan(plan: Plan, settings: Settings, *, as_json: bool) -> None:
     if as_json:
         return
     click.echo(columns(lines, ("task", "subject", "status", "tokens", "controls", "why")))
+    sets = dict.fromkeys(one.name for unit in plan.units for one in unit.labelled)
+    if sets:
+        click.echo(f"labelled sets: {', '.join(sets)}")
     for label, seconds in trained.items():
         click.echo(f"trains {label}: about {in_words(seconds)}, unless it is in the cache")
     for notice in plan.notices:

@@ -126,7 +126,11 @@ def saebench_truths() -> Mapping[str, KnownTruth]:
 def saebench_labelled() -> Mapping[str, LabelledLoader]:
     return {
         SCHEME: LabelledLoader(
-            load_labelled, peek=peek_labelled, names=LABELLED, summary="eight built-in sets, after the eight real ones"
+            load_labelled,
+            peek=peek_labelled,
+            names=LABELLED,
+            summary="eight built-in sets, after the eight real ones",
+            models=(MODEL_REF,),
         )
     }
 
