@@ -19,6 +19,8 @@ from saebench_meta.record import Record
 from saebench_meta.store import find_records
 
 SAE = "atlas:batchtopk-256"
+pytestmark = pytest.mark.timeout(1800)
+LONGEST_SECONDS = 1500  # against a run that hangs; on an idle machine the longest takes about one minute
 TASKS = "core,novel_latents,broken_latents"  # a pair, one that trains, and one that runs the model
 KILLS = int(os.environ.get("SAEBENCH_TEST_KILLS", "3"))
 SHORTER = ("-P", "broken_latents.worlds=toy:absorption-4")
@@ -52,7 +54,7 @@ def start(out: Path, cache: Path, *more: str, tasks: str = TASKS) -> subprocess.
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[list[dict[str, object]], str]:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=LONGEST_SECONDS)
     assert process.returncode == 0, err
     return [json.loads(line) for line in out.splitlines()], err
 
