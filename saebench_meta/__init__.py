@@ -21,6 +21,7 @@ _HOME = {
     "Metric": "task",
     "Output": "task",
     "Table": "task",
+    "Transcript": "task",
     "Figure": "task",
     "Pair": "task",
     "Family": "task",
@@ -37,6 +38,14 @@ _HOME = {
     "Architecture": "hookspecs",
     "LabelledLoader": "hookspecs",
     "LabelledSet": "hookspecs",
+    "Answer": "judging",
+    "Asked": "judging",
+    "Judge": "judging",
+    "JudgeDesk": "judging",
+    "JudgeLoader": "judging",
+    "JudgeServices": "judging",
+    "Price": "judging",
+    "Request": "judging",
     "Cities": "cities",
     "CityLoader": "cities",
     "World": "worlds",
@@ -84,9 +93,10 @@ if TYPE_CHECKING:
         SAELoader,
         hookimpl,
     )
+    from saebench_meta.judging import Answer, Asked, Judge, JudgeDesk, JudgeLoader, JudgeServices, Price, Request
     from saebench_meta.record import Record, read_record
     from saebench_meta.sae import SAE, SAEInfo, Site
     from saebench_meta.stats import Estimate
-    from saebench_meta.task import Family, Figure, Metric, Output, Pair, Table, Task
+    from saebench_meta.task import Family, Figure, Metric, Output, Pair, Table, Task, Transcript
     from saebench_meta.training.recipe import Recipe, make_recipe
     from saebench_meta.worlds import KnownTruth, World, WorldLoader

@@ -1,6 +1,6 @@
-"""What a task gives as files: tables, figures, SAEs, per-document statistics.
+"""What a task gives as files: tables, figures, transcripts, SAEs, per-document statistics.
 
-CSV; Vega-Lite with SVG beside it; the suite's own SAE format; Parquet.
+CSV; Vega-Lite with SVG beside it; JSON lines; the suite's own SAE format; Parquet.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from saebench_meta.measure import SUBJECT, document_rows
 from saebench_meta.store import Draft, slug
 from saebench_meta.task import Figure, Output
+from saebench_meta.transcripts import json_lines
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def draft(outputs: Mapping[str, Output], registry: Registry) -> Draft:
-    """Files of a record: tables, figures and SAEs of the subject, per-document statistics also of its controls.
+    """Files of a record: those of the subject, and per-document statistics also of its controls.
 
     Raises:
-        SaebenchError: an SAE cannot be written in the suite's own format.
+        SaebenchError: an SAE cannot be written in the suite's own format, or a row of a transcript is no question.
     """
     from saebench_meta.training.job import FORMAT
 
@@ -41,6 +42,10 @@ def draft(outputs: Mapping[str, Output], registry: Registry) -> Draft:
         spec, svg = _render(figure)
         made.add(f"figures/{slug(name)}.vl.json", spec, kind="figure", title=figure.title, caption=figure.caption)
         made.add_file(f"figures/{slug(name)}.svg", svg)
+    for name, transcript in output.transcripts.items():
+        data = json_lines(name, transcript)
+        path = f"transcripts/{slug(name)}.jsonl"
+        made.add(path, data, kind="transcript", title=transcript.title, caption=transcript.caption)
     for name, sae in output.saes.items():
         caption = f"{sae.d_sae:,} latents, {sae.info.activation}; saebench run --sae takes this file."
         data = _sae_file(sae, registry.loaders[FORMAT])

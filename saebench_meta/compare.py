@@ -161,6 +161,8 @@ def _remarks(a: Record, b: Record, force: bool) -> tuple[str, ...]:
         faults.append(f"the task's version differs: {a.task.name}@{a.task.version} and @{b.task.version}")
     if reason := data_difference(a, b):
         faults.append(f"the data differ: {reason}")
+    if reason := judge_difference(a, b):
+        faults.append(f"the judges differ: {reason}")
     if faults and not force:
         raise SaebenchError(f"{'; '.join(faults)}. Such numbers do not compare; rerun one of the two, or pass --force.")
     other = [
@@ -169,7 +171,32 @@ def _remarks(a: Record, b: Record, force: bool) -> tuple[str, ...]:
         if a.task.parameters.get(name) != b.task.parameters.get(name)
     ]
     partial = ["a seeded subset (--limit) only"] if a.run.partial or b.run.partial else []
-    return (*faults, *other, *partial)
+    served = [] if not (a.judge and b.judge) or a.judge.models.keys() == b.judge.models.keys() else [_served(a, b)]
+    return (*faults, *other, *served, *partial)
+
+
+def judge_difference(a: Record, b: Record) -> str | None:
+    """What differs in the judges that two records rest on; None if it is the same one, or neither has any."""
+    if a.judge is None or b.judge is None:
+        return None if a.judge is b.judge else "one of the two had none"
+    for name in ("name", "version"):
+        if (one := getattr(a.judge, name)) != (two := getattr(b.judge, name)):
+            return f"{name} {one} and {two}"
+    for what, one, two in (
+        ("option", a.judge.options, b.judge.options),
+        ("prompt", a.judge.prompts, b.judge.prompts),
+    ):
+        if unlike := sorted(n for n in one.keys() | two.keys() if one.get(n) != two.get(n)):
+            values = (
+                f" is {one.get(unlike[0])!r} and {two.get(unlike[0])!r}" if what == "option" else " is not the same"
+            )
+            return f"{what} '{unlike[0]}' of judge {a.judge.name}{values}"
+    return None
+
+
+def _served(a: Record, b: Record) -> str:
+    models = [", ".join(r.judge.models) or "none named" for r in (a, b) if r.judge is not None]
+    return f"the judge was served by other models: {' and '.join(models)}"
 
 
 def data_difference(a: Record, b: Record) -> str | None:

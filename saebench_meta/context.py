@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from saebench_meta.cities import Cities
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
-    from saebench_meta.hookspecs import Judge
+    from saebench_meta.judging import JudgeDesk
     from saebench_meta.labelled import Labelled
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE
@@ -88,8 +88,13 @@ class Context(Protocol):
         """The language model, read-only: gradients off, hooks removed even after an exception."""
         ...
 
-    def judge(self) -> Judge:
-        """The judge named for this run."""
+    def judge(self) -> JudgeDesk:
+        """The judge of this run; its requests are counted, and paid for, by subject and controls together."""
+        ...
+
+    @property
+    def control(self) -> str | None:
+        """Name of the control that the task is run on at the moment; None on the subject itself."""
         ...
 
     def truth(self) -> Truth:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
     from saebench_meta.cities import CityLoader
     from saebench_meta.events import Event
+    from saebench_meta.judging import JudgeLoader
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE, SAEInfo
     from saebench_meta.task import Task
@@ -186,19 +187,6 @@ class LabelledLoader:
     version: int = 1
 
 
-class Judge(Protocol):
-    """Answers prompts. `name` and `version` go into the record: the judge is part of the result."""
-
-    name: str
-    version: str
-
-    def ask(self, prompts: list[str]) -> list[str]:
-        """One answer a prompt, in order."""
-        ...
-
-
-JudgeFactory = Callable[..., Judge]
-
 NeedCheck = Callable[["SAEInfo"], "str | None"]
 """None when the need is met for an SAE, else why not and what to do."""
 
@@ -270,8 +258,8 @@ def saebench_cities() -> Mapping[str, CityLoader]:  # type: ignore[empty-body]
 
 
 @hookspec
-def saebench_judges() -> Mapping[str, JudgeFactory]:  # type: ignore[empty-body]
-    """Judges by name, for tasks that need one (`needs=["judge"]`). A judge is made when the first task asks for it."""
+def saebench_judges() -> Mapping[str, JudgeLoader]:  # type: ignore[empty-body]
+    """Judges by name, for tasks that need one (`needs=["judge"]`). A judge is made when the first task asks it."""
 
 
 @hookspec

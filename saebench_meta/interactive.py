@@ -75,6 +75,18 @@ def _is_number(axis: object) -> bool:
     return isinstance(axis, dict) and axis.get("type") == "quantitative" and not axis.get("bin")
 
 
+def own_folder(folder: Path) -> Path:
+    """Where the pages that a run folder's report links to are.
+
+    Raises:
+        SaebenchError: it is a link to another folder.
+    """
+    at = folder / FOLDER
+    if at.is_symlink():
+        raise SaebenchError(f"'{at}' is a link to another folder: remove it, it is written anew")
+    return at
+
+
 def write_pages(folder: Path, pages: Sequence[Page], environment: Environment) -> None:
     """Write the pages into a run folder, with the scripts they need; nothing where there is no figure.
 
@@ -85,9 +97,7 @@ def write_pages(folder: Path, pages: Sequence[Page], environment: Environment) -
         return
     import vl_convert
 
-    at = folder / FOLDER
-    if at.is_symlink():
-        raise SaebenchError(f"'{at}' is a link to another folder: remove it, it is written anew")
+    at = own_folder(folder)
     # Written each time: what lies there may come from somebody else.
     vega = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets that all arguments have defaults
     write_atomic(at / VEGA, vega.encode())

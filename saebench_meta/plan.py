@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from saebench_meta.cities import ResolvedCities, resolve_cities
 from saebench_meta.errors import PluginError, SaebenchError, UnmetNeedError, did_you_mean
 from saebench_meta.inputs import Inputs, InputsFinder, Truths
+from saebench_meta.judge_costs import estimate
+from saebench_meta.judges import NO_JUDGE, ResolvedJudge, prompt_hashes, resolve_judge
+from saebench_meta.judging import Asked
 from saebench_meta.labelled_sets import ResolvedLabelled
 from saebench_meta.parameters import format_notices, format_parameters, task_parameters
 from saebench_meta.plugins import Registry
@@ -32,7 +36,7 @@ class Unit:
     subject: SubjectPlan
     parameters: dict[str, Any]
     inputs: Inputs | None
-    judge: str | None
+    judge: ResolvedJudge | None
     place: Place
     unmet: str | None = None
     trains: tuple[Recipe, ...] = ()
@@ -45,6 +49,10 @@ class Unit:
     """The labelled sets, where the task needs them."""
     cities: ResolvedCities | None = None
     """The cities it asks for, where the task needs them."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Name -> sha256 of the prompts that its judge is asked with."""
+    asked: tuple[Asked, ...] | None = None
+    """What its judge is asked for the subject and all controls; None where it asks none, or does not say."""
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -84,12 +92,15 @@ def make_plan(registry: Registry, settings: Settings) -> Plan:
             f"-P names task {sorted(stray)[0]!r}, which this run does not include"
             f"{did_you_mean(sorted(stray)[0], [t.name for t in tasks])}"
         )
+    judge = resolve_judge(registry, settings, tasks)
     inputs = InputsFinder(registry, settings)
     subjects, truths = Subjects(registry, settings, inputs), Truths(registry)
     units: list[Unit] = []
     for subject_of in subjects.all():
         for task in tasks:
-            units.extend(_unit(registry, settings, task, subject, inputs, truths) for subject in subject_of(task))
+            units.extend(
+                _unit(registry, settings, task, subject, inputs, truths, judge) for subject in subject_of(task)
+            )
     for unit in units:
         if unit.unmet and unit.task.name in outright:
             raise UnmetNeedError(f"task '{unit.task.name}' cannot run on {unit.subject.name}: {unit.unmet}")
@@ -99,6 +110,9 @@ def make_plan(registry: Registry, settings: Settings) -> Plan:
             "nothing to run: no task fits these subjects. Type `saebench tasks` to see what each needs."
         )
     notices = [*subjects.notices, *truths.notices]
+    if settings.judge is None and judge is not None and any(u.judge and not u.unmet for u in units):
+        what = f" ({judge.loader.summary})" if judge.loader.summary else ""
+        notices.append(f"no judge is named, {judge.name} answers{what}; --judge NAME asks another")
     for unit in unique.values():
         notices += format_notices(unit.task, unit.subject, settings.parameters.get(unit.task.name, {}))
     return Plan(tuple(unique.values()), tuple(dict.fromkeys(notices)))
@@ -157,6 +171,7 @@ def _unit(
     subject: SubjectPlan,
     finder: InputsFinder,
     truths: Truths,
+    judge: ResolvedJudge | None,
 ) -> Unit:
     given = settings.parameters.get(task.name, {})
     parameters = task_parameters(task, {**format_parameters(task, subject), **given})
@@ -176,12 +191,13 @@ def _unit(
         )
         unmet, labelled = (sets, ()) if isinstance(sets, str) else (None, sets)
     if unmet is None:
-        unmet = _other_needs(registry, settings, task, subject)
+        unmet = _other_needs(registry, task, subject, judge)
     cities = None if unmet else _cities(registry, task, subject, parameters)
     if unmet is None and cities is None and "cities" in task.needs:
         unmet = "it needs cities and their facts, and no installed plugin has a set of them"
     oracle = None if unmet else _oracle(truths, subject)
-    judge = settings.judge if "judge" in task.needs else None
+    judge = judge if "judge" in task.needs else None
+    prompts = {} if judge is None else prompt_hashes(task)
     trains = () if unmet else _recipes(registry, task, subject, parameters)
     key = {
         "schema": SCHEMA_VERSION,
@@ -190,7 +206,7 @@ def _unit(
         "subject": [{"role": r, **m.identity()} for r, m in zip(subject.roles, subject.members, strict=False)],
         "controls": list(task.controls),
         "inputs": inputs.key() if inputs else None,
-        "judge": judge,
+        "judge": None if judge is None else judge.key(prompts),
         "seed": settings.seed,
         "limit": settings.limit,
         "dtype": settings.dtype if inputs else None,
@@ -207,7 +223,19 @@ def _unit(
     if cities is not None:
         key["cities"] = cities.key()
     place = Place(settings.out, subject.name, task.name, task.version, canonical_hash(key))
-    return Unit(task, subject, parameters, inputs, judge, place, unmet, trains, truth, oracle, labelled, cities)
+    unit = Unit(
+        task, subject, parameters, inputs, judge, place, unmet, trains, truth, oracle, labelled, cities, prompts
+    )
+    return replace(unit, asked=_asked(unit, settings)) if judge is not None and unmet is None else unit
+
+
+def _asked(unit: Unit, settings: Settings) -> tuple[Asked, ...] | None:
+    """What a unit asks its judge, for the subject and what its controls ask as well; None if its task does not say."""
+    if unit.task.asks is None:
+        return None
+    once = unit.task.asks(tuple(m.info for m in unit.subject.members), unit.parameters, settings.limit)
+    everyone = 1 + len(unit.controls)
+    return tuple(replace(one, requests=one.requests * (everyone if one.on_controls else 1)) for one in once)
 
 
 def _oracle(truths: Truths, subject: SubjectPlan) -> ResolvedSAE | None:
@@ -246,15 +274,14 @@ def trainings(unit: Unit, settings: Settings) -> list[tuple[str, float]]:
     return [*found, *((r.label, training_seconds(r, d_in, parameters, settings)) for r in unit.trains)]
 
 
-def _other_needs(registry: Registry, settings: Settings, task: Task, subject: SubjectPlan) -> str | None:
+def _other_needs(registry: Registry, task: Task, subject: SubjectPlan, judge: ResolvedJudge | None) -> str | None:
     """Why a need other than model, corpus and reference is unmet; None if all are met."""
     for need in task.needs:
         if need in MODEL_NEEDS or need in ("reference", "cities"):
             continue
         if need == "judge":
-            if settings.judge is None:
-                return "it needs a judge: give --judge NAME"
-            registry.judges[settings.judge]
+            if judge is None:
+                return NO_JUDGE
         elif need in registry.needs:
             if reason := registry.needs[need](subject.members[0].info):
                 return reason
@@ -279,5 +306,15 @@ def describe(unit: Unit, settings: Settings) -> dict[str, Any]:
         "needs": list(unit.task.needs),
         "controls": list(unit.controls),
         "trains": [{"label": label, "seconds": round(s)} for label, s in trainings(unit, settings)],
+        "judge": _describe_judge(unit),
         "metrics": [asdict(m) for m in unit.task.metrics],
     }
+
+
+def _describe_judge(unit: Unit) -> dict[str, Any] | None:
+    if unit.judge is None:
+        return None
+    facts = unit.judge.key(unit.prompts)
+    if unit.asked is None:
+        return {**facts, "asked": None}
+    return {**facts, "asked": [asdict(a) for a in unit.asked], **estimate(unit.judge, unit.asked).to_json()}

@@ -28,12 +28,12 @@ from saebench_meta.hookspecs import (
     Architecture,
     CatalogueEntry,
     DatasetLoader,
-    JudgeFactory,
     LabelledLoader,
     ModelLoader,
     NeedCheck,
     SAELoader,
 )
+from saebench_meta.judging import JudgeLoader
 from saebench_meta.task import Task
 from saebench_meta.worlds import KnownTruth, WorldLoader
 
@@ -117,7 +117,7 @@ class Registry:
         self.models: Names[ModelLoader] = Names("language model")
         self.datasets: Names[DatasetLoader] = Names("data set")
         self.tasks: Names[Task] = Names("task")
-        self.judges: Names[JudgeFactory] = Names("judge")
+        self.judges: Names[JudgeLoader] = Names("judge")
         self.architectures: Names[Architecture] = Names("architecture")
         self.needs: Names[NeedCheck] = Names("need")
         self.catalogue: Names[CatalogueEntry] = Names("SAE")
@@ -203,7 +203,7 @@ class Registry:
             "saebench_tasks": self._take_tasks,
             "saebench_language_models": lambda got, info: _take_mapping(got, self.models, info, ModelLoader),
             "saebench_datasets": lambda got, info: _take_mapping(got, self.datasets, info, DatasetLoader),
-            "saebench_judges": lambda got, info: _take_mapping(got, self.judges, info, None),
+            "saebench_judges": lambda got, info: _take_mapping(got, self.judges, info, JudgeLoader),
             "saebench_needs": lambda got, info: _take_mapping(got, self.needs, info, None),
             "saebench_architectures": lambda got, info: _take_mapping(got, self.architectures, info, None),
             "saebench_labelled": lambda got, info: _take_mapping(got, self.labelled, info, LabelledLoader),

@@ -151,13 +151,28 @@ class LabelledUsed(_Model):
 
 
 class JudgeUsed(_Model):
+    """Who answered a task's questions, and what that took; equal requests of one unit count once."""
+
     name: str
     version: str
+    plugin: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict, description="Those its answers depend on; never a key.")
+    prompts: dict[str, str] = Field(
+        default_factory=dict, description="Name -> sha256 of the prompts it was asked with."
+    )
+    models: dict[str, int] = Field(default_factory=dict, description="Model that a server said it used -> answers.")
+    asked: int = Field(default=0, description="Different requests of the subject and its controls.")
+    cached: int = Field(default=0, description="Of these, answered from the cache; not in the tokens and the cost.")
+    unanswered: dict[str, int] = Field(default_factory=dict, description="Why there is no answer -> requests.")
+    prompt_tokens: int | None = Field(default=None, description="Null where they were not told.")
+    completion_tokens: int | None = Field(default=None, description="Null where they were not told.")
+    cost_usd: float | None = Field(default=None, description="Null where the price is not known.")
+    seconds: float | None = Field(default=None, description="Until it had answered.")
 
 
 class Artifact(_Model):
     path: str
-    kind: Literal["table", "figure", "documents", "sae"]
+    kind: Literal["table", "figure", "transcript", "documents", "sae"]
     title: str
     caption: str = ""
     sha256: str

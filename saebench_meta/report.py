@@ -1,6 +1,7 @@
 """The HTML page of a run folder: no script, no network, readable in the dark, on a phone and by keyboard.
 
-Its figures are images; each links to an interactive one (`saebench_meta.interactive`).
+Its figures are images; each links to an interactive one (`saebench_meta.interactive`). Of a transcript it shows counts
+and examples, and links to a page with all of its questions (`saebench_meta.transcripts`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from saebench_meta import explorer, interactive, tables
-from saebench_meta.record import Artifact, Record
-from saebench_meta.store import find_records, write_atomic
+from saebench_meta import explorer, interactive, tables, transcripts
+from saebench_meta.record import Artifact, JudgeUsed, Record
+from saebench_meta.store import find_records, slug, write_atomic
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 ROWS_SHOWN = 50
 CELL_CHARS = 200
+KINDS = ("table", "figure", "transcript", "sae")
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,14 @@ class ShownRecord:
     rows: list[tables.Row]
     tables: list[ShownTable]
     figures: list[ShownFigure]
+    transcripts: list[transcripts.Page]
     saes: list[ShownFile]
     settings: dict[str, str]
     provenance: dict[str, str]
 
     @property
     def title(self) -> str:
-        return f"{self.record.task.name}@{self.record.task.version} on {self.record.subject.name}"
+        return _title(self.record)
 
     @property
     def page(self) -> str:
@@ -109,6 +112,7 @@ def write_report(folder: Path, *, skipped: Mapping[str, str] | None = None) -> P
     found = [_shown(folder, at, record, i) for i, (at, record) in enumerate(find_records(folder))]
     finished, environment = [r for r in found if r.record.status == "ok"], _environment()
     interactive.write_pages(folder, [_page(r) for r in finished if any(f.spec for f in r.figures)], environment)
+    transcripts.write_pages(folder, [t for r in finished for t in r.transcripts], environment)
     page = environment.get_template("report.html").render(
         title=folder.resolve().name,
         summaries=summaries(found),
@@ -118,6 +122,7 @@ def write_report(folder: Path, *, skipped: Mapping[str, str] | None = None) -> P
         legend=tables.LEGEND,
         interval_head=tables.interval_head(r.record for r in found),
         rows_shown=ROWS_SHOWN,
+        transcripts=any(r.transcripts for r in finished),
         explorer=_explorer(folder),
     )  # fmt: skip
     target = folder / REPORT
@@ -133,7 +138,7 @@ def _explorer(folder: Path) -> str | None:
 
 def summary_html(records: Sequence[Record], skipped: Mapping[str, str], failed: Mapping[str, str]) -> str:
     """The summary tables alone, for notebooks."""
-    found = [ShownRecord("", r, tables.rows([r]), [], [], [], {}, {}) for r in records]
+    found = [ShownRecord("", r, tables.rows([r]), [], [], [], [], {}, {}) for r in records]
     return _environment().get_template("summary.html").render(
         summaries=summaries(found), legend=tables.LEGEND, skipped=skipped, failed=failed
     )  # fmt: skip
@@ -185,17 +190,24 @@ def _environment() -> Environment:
 
 
 def _shown(root: Path, folder: Path, record: Record, index: int) -> ShownRecord:
-    of_kind = {kind: [a for a in record.artifacts if a.kind == kind] for kind in ("table", "figure", "sae")}
+    of_kind = {kind: [a for a in record.artifacts if a.kind == kind] for kind in KINDS}
+    anchor = f"record-{index + 1}"
+    pages = (_transcript(root, folder, record, anchor, a) for a in of_kind["transcript"])
     return ShownRecord(
-        anchor=f"record-{index + 1}",
+        anchor=anchor,
         record=record,
         rows=tables.rows([record], all_metrics=True),
         tables=[t for a in of_kind["table"] if (t := _table(root, folder, a)) is not None],
         figures=[_figure(root, folder, a) for a in of_kind["figure"]],
+        transcripts=[t for t in pages if t is not None],
         saes=[f for a in of_kind["sae"] if (f := _file(root, folder, a)) is not None],
         settings=_settings(record),
         provenance=_provenance(record),
     )
+
+
+def _title(record: Record) -> str:
+    return f"{record.task.name}@{record.task.version} on {record.subject.name}"
 
 
 def _inside(folder: Path, path: str) -> Path | None:
@@ -243,6 +255,21 @@ def _figure(root: Path, folder: Path, artifact: Artifact) -> ShownFigure:
     return ShownFigure(artifact.title, artifact.caption, _href(root, svg) if svg else "", source, spec)
 
 
+def _transcript(root: Path, folder: Path, record: Record, anchor: str, artifact: Artifact) -> transcripts.Page | None:
+    file = _inside(folder, artifact.path)
+    if file is None:
+        return None
+    return transcripts.Page(
+        name=f"{record.id[:16]}-{slug(Path(artifact.path).stem)}.html",
+        title=artifact.title,
+        caption=artifact.caption,
+        about=_title(record),
+        back=f"../{REPORT}#{anchor}",
+        source=_href(root, file),
+        questions=transcripts.read_questions(file),
+    )
+
+
 def _page(shown: ShownRecord) -> interactive.Page:
     figures = [(f.title, f.caption, f.spec) for f in shown.figures]
     return interactive.Page(Path(shown.page).name, shown.title, f"../{REPORT}#{shown.anchor}", figures)
@@ -259,8 +286,9 @@ def _settings(record: Record) -> dict[str, str]:
         data |= {"data": record.data.ref, "documents": record.data.documents, "evaluated tokens": record.data.tokens}
         data |= {f"sampling: {k}": v for k, v in record.data.sampling.items()}
     data |= {f"labelled set {s.name}": f"{s.texts:,} texts" for s in record.labelled if s.texts is not None}
-    if record.judge is not None:
-        data["judge"] = f"{record.judge.name} {record.judge.version}"
+    if (judge := record.judge) is not None:
+        data |= {"judge": f"{judge.name} {judge.version}", **{f"judge: {k}": v for k, v in judge.options.items()}}
+        data |= {f"prompt {name}": f"sha256 {digest[:16]}…" for name, digest in judge.prompts.items()}
     limit = {"limit": run.limit} if run.limit is not None else {}
     return _texts({**parameters, **data, "seed": run.seed, "profile": run.profile, **limit})
 
@@ -281,6 +309,7 @@ def _provenance(record: Record) -> dict[str, str]:
             "model backend": record.model.backend if record.model else None,
             "content of the data": record.data.content_sha256 if record.data else None,
             **{f"content of {s.name}": s.content_sha256 for s in record.labelled},
+            **({} if record.judge is None else _judge(record.judge)),
             "saebench-meta": versions.saebench_meta,
             "commit": f"{versions.commit}{dirty}" if versions.commit else None,
             "Python": versions.python,
@@ -295,6 +324,21 @@ def _provenance(record: Record) -> dict[str, str]:
             "peak GPU memory": None if run.peak_gpu_mb is None else f"{run.peak_gpu_mb:,.0f} MB",
         }
     )
+
+
+def _judge(judge: JudgeUsed) -> dict[str, str | None]:
+    """What came of asking it."""
+    tokens = [n for n in (judge.prompt_tokens, judge.completion_tokens) if n is not None]
+    asked = [f"{judge.asked:,} requests"] + ([f"{judge.cached:,} of them from the cache"] if judge.cached else [])
+    asked += [f"{number:,} unanswered ({why})" for why, number in judge.unanswered.items()]
+    return {
+        "judge's plugin": judge.plugin,
+        "judge's model": ", ".join(f"{model} ({number:,} answers)" for model, number in judge.models.items()) or None,
+        "judge asked": ", ".join(asked),
+        "judge's tokens": " + ".join(f"{n:,}" for n in tokens) or None,
+        "judge's cost": None if judge.cost_usd is None else f"${judge.cost_usd:,.4f}",
+        "judge's seconds": None if judge.seconds is None else f"{judge.seconds:,.1f}",
+    }
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

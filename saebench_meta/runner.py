@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from saebench_meta.environment import versions
 from saebench_meta.errors import SaebenchError, UnmetNeedError
 from saebench_meta.events import Notice, RunFinished, RunPlanned, UnitFinished, UnitStarted
-from saebench_meta.measure import SUBJECT, measure
+from saebench_meta.judge_costs import check_judge, judge_notices
+from saebench_meta.measure import SUBJECT
 from saebench_meta.plan import Plan, Unit
 from saebench_meta.plugins import Registry
-from saebench_meta.record import (
-    DataUsed,
-    JudgeUsed,
-    LabelledUsed,
-    ModelUsed,
-    Record,
-    RunSettings,
-    TaskRef,
-    TrainedSAE,
-    canonical_hash,
-)
+from saebench_meta.record import Record, TrainedSAE, canonical_hash
+from saebench_meta.recording import Clock, finished, unfinished
 from saebench_meta.resolve import ResolvedSAE
 from saebench_meta.session import Session, Site
 from saebench_meta.settings import Settings
@@ -80,48 +68,57 @@ def execute(registry: Registry, plan: Plan, settings: Settings) -> RunResult:
     """Run every unit that is not done yet. A unit that fails is recorded as failed; the others go on.
 
     Raises:
-        SaebenchError: the output folder cannot be written.
+        SaebenchError: the output folder cannot be written, or the judge that will be asked cannot be had.
     """
     started = time.perf_counter()
     check_writable(settings.out)
     kept = {u.place.id: kept_record(u, settings) for u in plan.units}
+    asking = [u for u in plan.units if u.judge is not None and u.unmet is None and kept[u.place.id] is None]
+    check_judge(asking, settings)
     registry.emit(
         RunPlanned(
             len(plan.units), sum(r is not None for r in kept.values()), sum(u.unmet is not None for u in plan.units)
         )
     )
-    for notice in plan.notices:
-        registry.emit(Notice("info", notice))
-    session: Session | None = None
-    results: list[UnitResult] = []
-    for index, unit in enumerate(plan.units, 1):
-        record = kept[unit.place.id]
-        if unit.unmet is not None:
-            result = UnitResult(unit, "skipped", reason=unit.unmet)
-        elif record is not None:
-            result = UnitResult(unit, "kept", record, unit.place.folder)
-        else:
-            session = session or _session(registry, settings)
-            registry.emit(UnitStarted(unit.task.name, unit.subject.name, index, len(plan.units)))
-            result = _run_locked(session, unit)
-            session.keep_only(u.inputs for u in plan.units[index:] if u.inputs is not None)
-        results.append(result)
-        registry.emit(
-            UnitFinished(
-                unit.task.name,
-                unit.subject.name,
-                result.status,
-                round(result.seconds, 3),
-                result.reason,
-                None if result.folder is None else str(result.folder),
-            )
-        )
-        if result.status == "failed" and settings.fail_fast:
-            break
+    for notice in (*(Notice("info", n) for n in plan.notices), *judge_notices(asking, settings)):
+        registry.emit(notice)
+    results = _run_all(registry, plan, settings, kept)
     seconds = time.perf_counter() - started
     count = Counter(r.status for r in results)
     registry.emit(RunFinished(count["ok"], count["kept"], count["failed"], count["skipped"], round(seconds, 3)))
     return RunResult(tuple(results), seconds)
+
+
+def _run_all(registry: Registry, plan: Plan, settings: Settings, kept: Mapping[str, Record | None]) -> list[UnitResult]:
+    session: Session | None = None
+    results: list[UnitResult] = []
+    try:
+        for index, unit in enumerate(plan.units, 1):
+            record = kept[unit.place.id]
+            if unit.unmet is not None:
+                result = UnitResult(unit, "skipped", reason=unit.unmet)
+            elif record is not None:
+                result = UnitResult(unit, "kept", record, unit.place.folder)
+            else:
+                session = session or _session(registry, settings)
+                registry.emit(UnitStarted(unit.task.name, unit.subject.name, index, len(plan.units)))
+                result = _run_locked(session, unit)
+                session.keep_only(u.inputs for u in plan.units[index:] if u.inputs is not None)
+            results.append(result)
+            registry.emit(_event_of(result))
+            if result.status == "failed" and settings.fail_fast:
+                break
+    finally:
+        if session is not None:
+            session.close()
+    return results
+
+
+def _event_of(result: UnitResult) -> UnitFinished:
+    unit, folder = result.unit, None if result.folder is None else str(result.folder)
+    return UnitFinished(
+        unit.task.name, unit.subject.name, result.status, round(result.seconds, 3), result.reason, folder
+    )
 
 
 def _session(registry: Registry, settings: Settings) -> Session:
@@ -139,18 +136,19 @@ def _run_locked(session: Session, unit: Unit) -> UnitResult:
         record = kept_record(unit, session.settings)
         if record is not None:
             return UnitResult(unit, "kept", record, unit.place.folder)
-        clock = _Clock()
+        clock, ctx = Clock(), TaskContext(session, unit)
         try:
-            outputs, notes, trained = _outputs(session, unit)
-            record, files = _finished(session, unit, outputs, notes, trained, clock)
+            outputs, notes, trained = _outputs(session, unit, ctx)
+            record, files = finished(session, unit, outputs, notes, trained, clock, ctx.desk)
         except UnmetNeedError as e:
-            record, files = _unfinished(session, unit, "skipped", str(e), clock), Draft()
+            record, files = unfinished(session, unit, "skipped", str(e), clock, ctx.desk), Draft()
         except SaebenchError as e:
-            record, files = _unfinished(session, unit, "failed", str(e), clock), Draft()
+            record, files = unfinished(session, unit, "failed", str(e), clock, ctx.desk), Draft()
         except Exception as e:  # a task may raise anything; it is recorded with its traceback and the run goes on
             log = _write_traceback(unit)
             session.emit(Notice("warning", f"{unit.label} failed; traceback in {log}"))
-            record, files = _unfinished(session, unit, "failed", f"{type(e).__name__}: {e}", clock), Draft()
+            reason = f"{type(e).__name__}: {e}"
+            record, files = unfinished(session, unit, "failed", reason, clock, ctx.desk), Draft()
         seconds = time.perf_counter() - started
         if record.status != "ok" and _done_before(unit):
             # A rerun that fails must not take a finished result away.
@@ -181,12 +179,11 @@ def _write_traceback(unit: Unit) -> Path:
 # -- subject and controls
 
 
-def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str], list[TrainedSAE]]:
+def _outputs(session: Session, unit: Unit, ctx: TaskContext) -> tuple[dict[str, Output], list[str], list[TrainedSAE]]:
     """The task on its subject and on each control's subject, by role; notes; and what the task trained."""
     from saebench_meta.models import strict_fp32
     from saebench_meta.training.job import in_record
 
-    ctx = TaskContext(session, unit)
     try:
         with strict_fp32():
             _check_site(session, unit)
@@ -199,9 +196,13 @@ def _outputs(session: Session, unit: Unit) -> tuple[dict[str, Output], list[str]
                 replaced = unit.subject.members if unit.subject.kind == "family" else unit.subject.members[:1]
                 controls = [_control(session, unit, name, sae, site) for sae in replaced]
                 subject = _subject(unit.subject, [*controls, *saes[len(controls) :]])
-                outputs[name] = _once(session, unit, name, partial(unit.task, subject, ctx, **unit.parameters))
+                with ctx.running(name):
+                    outputs[name] = _once(session, unit, name, partial(unit.task, subject, ctx, **unit.parameters))
             if unit.oracle is not None:
                 notes.append(f"the control '{ORACLE}' is {unit.oracle.scheme}:{public_name(unit.oracle.rest)}")
+            if ctx.desk is not None:
+                for remark in ctx.desk.remarks():
+                    ctx.warn(remark)
             notes.extend(n for n in ctx.notes if n not in notes)
             return outputs, notes, _unlike([in_record(t) for t in ctx.trained])
     finally:
@@ -219,7 +220,8 @@ def _once(session: Session, unit: Unit, control: str, run: Callable[[], Output])
     if control != ORACLE or unit.oracle is None or unit.subject.kind != "sae" or unit.trains:
         return run()
     inputs = None if unit.inputs is None else unit.inputs.key()
-    key = canonical_hash([unit.task.name, unit.parameters, inputs, unit.judge, unit.oracle.identity()])
+    judge = None if unit.judge is None else unit.judge.key(unit.prompts)
+    key = canonical_hash([unit.task.name, unit.parameters, inputs, judge, unit.oracle.identity()])
     if key not in session.oracle_outputs:
         session.oracle_outputs[key] = run()
     return session.oracle_outputs[key]
@@ -239,164 +241,3 @@ def _subject(plan: SubjectPlan, saes: list[Any]) -> Any:
     if plan.kind == "sae":
         return saes[0]
     return Pair(saes[0], saes[1]) if plan.kind == "pair" else Family(tuple(saes))
-
-
-# -- records
-
-
-class _Clock:
-    """When a unit began and what it has cost since."""
-
-    def __init__(self) -> None:
-        self.started, self._t = datetime.now(UTC), time.perf_counter()
-
-    def settings(self, session: Session) -> RunSettings:
-        import torch
-
-        settings = session.settings
-        gpu = torch.cuda.max_memory_allocated() / 2**20 if session.device.type == "cuda" else None
-        return RunSettings(
-            seed=settings.seed,
-            limit=settings.limit,
-            partial=settings.limit is not None,
-            profile=settings.profile,
-            device=str(session.device),
-            batch_size=str(settings.batch_size or "auto"),
-            started=self.started.isoformat(timespec="seconds"),
-            seconds=round(time.perf_counter() - self._t, 3),
-            peak_rss_mb=_peak_rss_mb(),
-            peak_gpu_mb=gpu,
-        )
-
-
-def _peak_rss_mb() -> float | None:
-    """Peak memory of this process so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if os.uname().sysname == "Darwin" else 2**10), 1)
-
-
-def _base(session: Session, unit: Unit, clock: _Clock) -> Callable[..., Record]:
-    owner = session.registry.tasks.owner(unit.task.name)
-    task = TaskRef(
-        name=unit.task.name,
-        version=unit.task.version,
-        parameters=json.loads(json.dumps(unit.parameters)),  # tuples as JSON has them, so that it reads back equal
-        plugin=f"{owner.distribution}:{owner.name}",
-        plugin_version=owner.version,
-    )
-
-    def make(**fields: Any) -> Record:
-        return Record(
-            id=unit.place.id,
-            task=task,
-            subject=unit.subject.to_record(_trained_members(session, unit)),
-            run=clock.settings(session),
-            versions=versions(),
-            **fields,
-        )
-
-    return make
-
-
-def _trained_members(session: Session, unit: Unit) -> dict[str, TrainedSAE]:
-    """By reference, the members of a subject that this run has trained, or found trained."""
-    from saebench_meta.training.job import in_record
-
-    trainings = {m.ref: m.training for m in unit.subject.members if m.training is not None}
-    keys = {ref: canonical_hash(training.key()) for ref, training in trainings.items()}
-    return {ref: in_record(session.trained[key]) for ref, key in keys.items() if key in session.trained}
-
-
-def _unfinished(
-    session: Session, unit: Unit, status: Literal["failed", "skipped"], reason: str, clock: _Clock
-) -> Record:
-    asked = [one.to_record() for one in unit.labelled]
-    return _base(session, unit, clock)(
-        status=status, reason=reason, model=_model_asked(session, unit), data=_data_asked(unit), labelled=asked
-    )
-
-
-def _finished(
-    session: Session,
-    unit: Unit,
-    outputs: dict[str, Output],
-    notes: list[str],
-    trained: list[TrainedSAE],
-    clock: _Clock,
-) -> tuple[Record, Draft]:
-    from saebench_meta.artifacts import draft
-
-    metrics = measure(unit.task, outputs, session.settings.seed)
-    files = draft(outputs, session.registry)
-    record = _base(session, unit, clock)(
-        status="ok",
-        model=_model_used(session, unit),
-        data=_data_used(session, unit),
-        labelled=_labelled_used(session, unit),
-        judge=_judge_used(session, unit),
-        metrics=metrics,
-        artifacts=files.artifacts,
-        notes=notes,
-        trained=trained,
-    )
-    return record, files
-
-
-def _model_asked(session: Session, unit: Unit) -> ModelUsed | None:
-    """What was asked for: all that is known of a unit that did not end well, or reads nothing but what it trains."""
-    if unit.reads is None:
-        return None
-    model = unit.reads.model
-    return ModelUsed(
-        ref=public_name(model.ref),
-        revision=model.identity.revision,
-        files=dict(model.identity.files),
-        hook=unit.reads.hook,
-        dtype=session.settings.dtype,
-    )
-
-
-def _model_used(session: Session, unit: Unit) -> ModelUsed | None:
-    asked = _model_asked(session, unit)
-    if asked is None or unit.inputs is None:
-        return asked
-    lm = session.site(unit.inputs).lm
-    return asked.model_copy(update={"revision": lm.revision, "processing": lm.processing, "backend": lm.backend})
-
-
-def _data_asked(unit: Unit) -> DataUsed | None:
-    if unit.reads is None:
-        return None
-    identity = unit.reads.data.identity
-    return DataUsed(
-        ref=public_name(identity.ref),
-        revision=identity.revision,
-        split=identity.split,
-        sha256=identity.sha256,
-        sampling=unit.reads.sampling,
-    )
-
-
-def _data_used(session: Session, unit: Unit) -> DataUsed | None:
-    asked = _data_asked(unit)
-    if asked is None or unit.inputs is None:
-        return asked
-    sample = session.site(unit.inputs).sample
-    counts = {"documents": sample.n_docs, "tokens": sample.n_evaluated, "content_sha256": sample.content_hash()}
-    return asked.model_copy(update=counts)
-
-
-def _labelled_used(session: Session, unit: Unit) -> list[LabelledUsed]:
-    site = None if unit.inputs is None else session.site(unit.inputs)
-    return [one.to_record(None if site is None else site.opened(one)) for one in unit.labelled]
-
-
-def _judge_used(session: Session, unit: Unit) -> JudgeUsed | None:
-    if unit.judge is None:
-        return None
-    judge = session.registry.judges[unit.judge]()
-    return JudgeUsed(name=judge.name, version=judge.version)

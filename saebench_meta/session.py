@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from saebench_meta.cache import Cache
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
+    from saebench_meta.judge_desk import SeatedJudge
     from saebench_meta.labelled import Labelled
     from saebench_meta.labelled_sets import ResolvedLabelled
     from saebench_meta.models import LanguageModel
@@ -197,10 +198,10 @@ class Session:
         self._saes: OrderedDict[str, SAE] = OrderedDict()
         self._controls: OrderedDict[tuple[str, str, str], SAE] = OrderedDict()
         self.oracle_outputs: dict[str, Output] = {}
-        self._last_progress = 0.0
-        self._warned: set[str] = set()
+        self._last_progress, self._warned = 0.0, set[str]()
         self.trained: dict[str, Trained] = {}
         """By the hash of their key, the SAEs this run has trained or found trained."""
+        self.seated: SeatedJudge | None = None  # the judge of the run, once it was asked for
         self._feed: tuple[str, Feed] | None = None
         """What decoders were last trained on: several in a row see the same."""
 
@@ -295,6 +296,11 @@ class Session:
                 f"{sae.info.name}: its file has no threshold; it was set so that L0 is {sae.info.k} on this sample"
             )
         return _recent(self._saes, key)
+
+    def close(self) -> None:
+        """Let go of the judge, and of what it holds."""
+        if self.seated is not None:
+            self.seated.close()
 
     # -- training
 

@@ -34,6 +34,8 @@ class Settings:
         model, hook, revision: what the user says of the site, over what the SAE says.
         corpus, split, text_field, data_revision: where documents come from.
         labelled: labelled sets, by reference; what the plugins offer for the model if not given.
+        judge, judge_options: who answers the questions of tasks that need a judge, and its options by name.
+        max_cost: most US dollars that a judge may cost; None is without a limit.
         context, packing, tokens: how they are sampled; None is what the SAE or the profile says.
         train_budget: minutes that training a missing reference may take by the estimate; 0 never trains one.
         limit: seeded subset in each task's own unit; marks the record partial.
@@ -59,6 +61,8 @@ class Settings:
     packing: Packing = "documents"
     tokens: int | None = None
     judge: str | None = None
+    judge_options: dict[str, Any] = field(default_factory=dict)
+    max_cost: float | None = None
     train_budget: float = 30.0
     profile: Profile = "default"
     seed: int = 0
@@ -83,6 +87,8 @@ class Settings:
                 raise SaebenchError(f"{name} is {value!r}: give a whole number above 0, or leave it out")
         if isinstance(self.train_budget, bool) or not 0 <= self.train_budget < math.inf:
             raise SaebenchError(f"train_budget is {self.train_budget!r}: give minutes, or 0 to train nothing")
+        if self.max_cost is not None and (isinstance(self.max_cost, bool) or not 0 <= self.max_cost < math.inf):
+            raise SaebenchError(f"max_cost is {self.max_cost!r}: give US dollars, or leave it out")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise SaebenchError(f"seed is {self.seed!r}: give a whole number")
         choices = {"packing": Packing, "profile": Profile, "dtype": Dtype}
@@ -112,4 +118,15 @@ def parse_parameters(pairs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         if isinstance(value, float) and not math.isfinite(value):
             raise SaebenchError(f"-P {pair}: the value must be finite")
         out.setdefault(task, {})[name] = value
+    return out
+
+
+def parse_judge_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`name=value` strings as texts by name; the judge says what type each is."""
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (equals and name):  # not repeated: it may be a key typed in the wrong place
+            raise SaebenchError("-J expects name=value, e.g. -J model=NAME")
+        out[name] = text
     return out

@@ -1,6 +1,6 @@
 """Where records live on disk, and how they get there without ever being torn or lost.
 
-    <out>/<subject-slug>/<task>@<version>/<id[:12]>/{record.json, tables/, figures/, documents.parquet}
+    <out>/<subject-slug>/<task>@<version>/<id[:12]>/{record.json, tables/, figures/, transcripts/, documents.parquet}
 
 A unit's files are written to a staging folder beside its place, synced, `record.json` last, and renamed into place as
 a whole. A process killed at any point leaves either the old record, the new one, or leftovers that the next run mends

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from saebench_meta.context import Context
+    from saebench_meta.judging import Asked
     from saebench_meta.sae import SAE, SAEInfo
     from saebench_meta.stats import Estimate
     from saebench_meta.training.recipe import Recipe
@@ -27,6 +28,12 @@ SubjectKind = Literal["sae", "pair", "family"]
 
 Trains = Callable[["tuple[SAEInfo, ...]", "Mapping[str, Any]", "Callable[..., Recipe]"], "Sequence[Recipe]"]
 """How a task says what it will train."""
+
+Asks = Callable[["tuple[SAEInfo, ...]", "Mapping[str, Any]", "int | None"], "Sequence[Asked]"]
+"""How a task says what it will ask a judge for one subject."""
+
+Prompts = Callable[[], "Mapping[str, str]"]
+"""How a task gives the texts that it asks a judge with, by name."""
 
 ORACLE = "oracle"
 
@@ -94,6 +101,20 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Transcript:
+    """What a judge was asked to choose from and what it answered, kept beside the record as JSON lines.
+
+    Attributes:
+        title, caption: for the report.
+        rows: one a question, as plain data with the keys of `transcripts.Question`; further keys are kept and shown.
+    """
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Output:
     """What a task returns.
 
@@ -101,7 +122,7 @@ class Output:
         documents: per-document sufficient statistics, column -> one number a document; must contain `document`,
             an identifier. NaN means "not measured on this document".
         estimates: estimates of the metrics that have no formula.
-        tables, figures: by file name stem.
+        tables, figures, transcripts: by file name stem.
         saes: SAEs that the task made, by file name stem: kept beside the record, for `saebench run --sae`.
         notes: sentences for the record.
     """
@@ -110,6 +131,7 @@ class Output:
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    transcripts: Mapping[str, Transcript] = field(default_factory=dict)
     saes: Mapping[str, SAE] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -154,6 +176,8 @@ class Task:
     source: str = ""
     trains: Trains | None = None
     part_of: str | None = None
+    prompts: Prompts | None = None
+    asks: Asks | None = None
 
     @property
     def summary(self) -> str:
@@ -179,6 +203,8 @@ def task(
     source: str = "",
     trains: Trains | None = None,
     part_of: str | None = None,
+    prompts: Prompts | None = None,
+    asks: Asks | None = None,
 ) -> Callable[[Callable[..., Output]], Task]:
     """Make a task of a function `(subject, ctx, *, parameters…) -> Output`.
 
@@ -195,6 +221,9 @@ def task(
             shows them. `infos` are the subject's, `recipe(architecture, **settings)` makes a recipe.
         part_of: the task it belongs to: chosen with it by `--tasks`, left out without a word where it needs a family
             and the run has none. It has metrics, parameters and records of its own.
+        prompts: the texts of the prompts that a judge is asked with, by name. Their hashes are part of a record's id.
+        asks: `(infos, parameters, limit) -> how much`: what a judge will be asked for one subject, or one control, so
+            that the plan shows it with its price. `limit` is `--limit`.
     """
     needs, controls, metrics = tuple(needs), tuple(controls), tuple(metrics)
     if not name.isidentifier():
@@ -204,6 +233,8 @@ def task(
         raise ValueError(f"task '{name}': metrics must be present and have distinct names")
     if unknown := set(controls) - set(CONTROLS):
         raise ValueError(f"task '{name}': unknown controls {sorted(unknown)}; known: {sorted(CONTROLS)}")
+    if (prompts or asks) and "judge" not in needs:
+        raise ValueError(f"task '{name}' has prompts or says what it asks, but its needs do not name 'judge'")
 
     def decorate(function: Callable[..., Output]) -> Task:
         parameters = []
@@ -226,6 +257,8 @@ def task(
             source=source,
             trains=trains,
             part_of=part_of,
+            prompts=prompts,
+            asks=asks,
         )
 
     return decorate

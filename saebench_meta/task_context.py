@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from saebench_meta.cities import Cities
     from saebench_meta.codes import Codes
     from saebench_meta.corpus import Sample
-    from saebench_meta.hookspecs import Judge
+    from saebench_meta.judge_desk import Desk
     from saebench_meta.labelled import Labelled
     from saebench_meta.models import LanguageModel
     from saebench_meta.sae import SAE
@@ -46,6 +47,9 @@ class TaskContext:
         self.notes: list[str] = []
         self.trained: list[Trained] = []
         self._workdir: Path | None = None
+        self._control: str | None = None
+        self.desk: Desk | None = None
+        """The judge at work for this unit, once it was asked for."""
 
     # -- settings
 
@@ -112,10 +116,35 @@ class TaskContext:
     def lm(self) -> LanguageModel:
         return self.site.lm
 
-    def judge(self) -> Judge:
+    def judge(self) -> Desk:
         if self._unit.judge is None:
-            raise UnmetNeedError(f"task '{self._unit.task.name}' needs a judge: give --judge NAME")
-        return self._session.registry.judges[self._unit.judge]()
+            raise UnmetNeedError(
+                f"task '{self._unit.task.name}' asks for a judge without declaring it: add 'judge' to its needs"
+            )
+        if self.desk is None:
+            from saebench_meta.judge_desk import Desk, seated
+
+            self.desk = Desk(seated(self._session, self._unit.judge), self._unit.prompts)
+            self.desk.control = self._control
+        return self.desk
+
+    @property
+    def control(self) -> str | None:
+        return self._control
+
+    @contextmanager
+    def running(self, control: str) -> Iterator[None]:
+        """While the block runs, the task is run on a control."""
+        self._run_on(control)
+        try:
+            yield
+        finally:
+            self._run_on(None)
+
+    def _run_on(self, control: str | None) -> None:
+        self._control = control
+        if self.desk is not None:
+            self.desk.control = control
 
     def truth(self) -> Truth:
         if self._unit.truth is None:

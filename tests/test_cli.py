@@ -508,7 +508,7 @@ def test_the_command_reference_is_current() -> None:
 
 def test_every_setting_has_an_option() -> None:
     options = {o.name for o in run.command.params}
-    renamed = {"saes": "sae", "parameters": "parameter"}
+    renamed = {"saes": "sae", "parameters": "parameter", "judge_options": "judge_option"}
     assert {renamed.get(name, name) for name in Settings.__dataclass_fields__} <= options
 
 

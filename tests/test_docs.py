@@ -207,9 +207,14 @@ def test_the_untrained_model_names_what_is_missing(tmp_path: Path) -> None:
         loader.peek(str(tmp_path), revision=None)
 
 
-def test_the_first_judge_answers_every_prompt() -> None:
-    judge = example("judges")[1].judges["first"]()
-    assert (judge.ask(["a", "b"]), judge.name, judge.version) == (["1", "1"], "first", "1")
+def test_the_constant_judge_takes_its_option_of_every_request() -> None:
+    from saebench_meta.judging import Answer, Request
+
+    loader = example("judges")[1].judges["constant"]
+    asked = [Request("a", "", "", ("x", "y")), Request("b", "", "")]
+    choice, words = loader.make({"option": 3}, None).ask(asked)
+    assert choice == Answer(choice=1) and words.text is not None and words.choice is None
+    assert loader.make(loader.options, None).ask(asked)[0].choice == 0
 
 
 def test_the_square_root_architecture_trains() -> None:

@@ -1,4 +1,4 @@
-"""`saebench cache`: what the activation cache holds, and making it smaller."""
+"""`saebench cache`: what the cache holds, and making it smaller."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ cache_dir = click.option(
 
 @click.group("cache")
 def command() -> None:
-    """Look at the cache of activations and trained SAEs, or make it smaller."""
+    """Look at the cache of activations, trained SAEs and answers, or make it smaller."""
 
 
 @command.command("info")
@@ -45,14 +45,16 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, envvar="SAEBENCH_JSON", help="As one JSON object.")
 def info(cache_dir: Path | None, as_json: bool) -> None:
     """Say where the cache is, and how much it holds."""
+    from saebench_meta.judge_kept import kept_answers
     from saebench_meta.training.kept import kept
 
     held = _cache(cache_dir).info()
-    trained = kept(held.root)
+    trained, answers = kept(held.root), kept_answers(held.root)
     if as_json:
         saes = [{**asdict(one), "path": str(one.path)} for one in trained]
         facts = {"root": held.root, "bytes": held.bytes, "max_bytes": held.max_bytes, "entries": _entries(held)}
-        json_line({**facts, "trained": saes})
+        judged = None if answers is None else {**asdict(answers), "path": str(answers.path)}
+        json_line({**facts, "trained": saes, "answers": judged})
         return
     click.echo(f"{held.root}: {len(held.entries)} entries, {size(held.bytes)} of at most {size(held.max_bytes)}")
     rows = [(e["key"][:12], size(e["bytes"]), e["last_used"], "yes" if e["in_use"] else "no") for e in _entries(held)]
@@ -61,6 +63,9 @@ def info(cache_dir: Path | None, as_json: bool) -> None:
     if trained:
         rows = [(t.path.name, t.label, size(t.bytes), "yes" if t.finished else "no") for t in trained]
         click.echo("\n" + columns(rows, ("trained SAE", "recipe", "size", "finished")))
+    if answers is not None:
+        many = "cannot be read" if answers.answers is None else f"{answers.answers:,}"
+        click.echo(f"\nanswers of judges: {many}, {size(answers.bytes)}")
 
 
 def _entries(held: CacheInfo) -> list[dict[str, Any]]:
@@ -79,7 +84,10 @@ def _entries(held: CacheInfo) -> list[dict[str, Any]]:
 @click.option(
     "--trained", is_flag=True, envvar="SAEBENCH_CACHE_PRUNE_TRAINED", help="Remove SAEs that runs have trained, too."
 )
-def prune(cache_dir: Path | None, max_bytes: int | None, everything: bool, trained: bool) -> None:
+@click.option(
+    "--answers", is_flag=True, envvar="SAEBENCH_CACHE_PRUNE_ANSWERS", help="Remove what judges have answered, too."
+)
+def prune(cache_dir: Path | None, max_bytes: int | None, everything: bool, trained: bool, answers: bool) -> None:
     """Remove the activations that were longest unused; nothing that is in use goes.
 
     Without an option, down to the cache's own limit.
@@ -94,6 +102,13 @@ def prune(cache_dir: Path | None, max_bytes: int | None, everything: bool, train
 
         removed = [one for one in kept(cache.root) if remove(one)]
         click.echo(f"removed {len(removed)} trained SAEs, {size(sum(one.bytes for one in removed))}")
+    if answers:
+        from saebench_meta.judge_kept import remove_answers
+
+        gone = remove_answers(cache.root)
+        click.echo(
+            f"removed {(gone.answers or 0) if gone else 0:,} answers of judges, {size(gone.bytes if gone else 0)}"
+        )
     click.echo(f"removed {done.removed} entries, {size(done.bytes)}; {size(cache.info().bytes)} left{in_use}")
 
 

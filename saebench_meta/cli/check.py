@@ -11,6 +11,7 @@ from saebench_meta.cli.output import columns, json_line
 
 if TYPE_CHECKING:
     from saebench_meta.inputs import Inputs
+    from saebench_meta.judging import JudgeLoader
     from saebench_meta.plugins import PluginInfo, Registry
     from saebench_meta.sae import SAE
     from saebench_meta.settings import Settings
@@ -150,6 +151,7 @@ def task_faults(registry: Registry, task: Task) -> list[str]:
         faults.append("no metric is marked `main=True`, so the short table is empty")
     known = {*BUILT_IN_NEEDS, *registry.needs}
     faults += [f"needs '{n}', which no installed plugin provides" for n in task.needs if n not in known]
+    faults += _judge_faults(task)
     if task.subject == "pair" and "reference" not in task.needs:
         faults.append("its subject is a pair, but its needs do not name 'reference'")
     for metric in task.metrics:
@@ -166,6 +168,31 @@ def task_faults(registry: Registry, task: Task) -> list[str]:
         if metric.expects and not metric.why:
             faults.append(f"metric '{metric.name}' does not say why that order is expected (`why`)")
     return faults
+
+
+def _judge_faults(task: Task) -> list[str]:
+    """What a task that asks a judge leaves undone."""
+    from saebench_meta.judges import prompt_hashes
+
+    if "judge" not in task.needs:
+        return []
+    faults = [] if task.asks else ["it asks a judge, but does not say how much (`asks`), so that no price can be told"]
+    if task.prompts is None:
+        return [*faults, "it asks a judge, but does not show its prompts (`prompts`), so that records cannot hash them"]
+    try:
+        return faults if prompt_hashes(task) else [*faults, "`prompts` gives no prompt"]
+    except Exception as e:  # a third party's function may raise anything; it is reported, not hidden
+        return [*faults, f"`prompts` fails: {type(e).__name__}: {e}"]
+
+
+def _loader_faults(name: str, loader: JudgeLoader) -> list[str]:
+    """What a judge leaves undone."""
+    faults = [] if loader.summary else [f"judge '{name}' has no `summary`"]
+    plain = (str, int, float, bool, type(None))
+    odd = sorted(option for option, default in loader.options.items() if not isinstance(default, plain))
+    return faults + [
+        f"judge '{name}': option '{o}' is no text, number or truth value, so -J cannot set it" for o in odd
+    ]
 
 
 def plugin_faults(registry: Registry, name: str) -> list[str]:
@@ -189,6 +216,9 @@ def _plugin_faults(registry: Registry, plugin: PluginInfo) -> list[str]:
         faults.append(f"plugin '{plugin.name}' offers nothing but events, if that")
     if plugin.slow:
         faults.append(f"takes {plugin.seconds:.2f} s to import: import torch and the like inside functions")
+    for judge in plugin.provides.get("judge", []):
+        if judge in registry.judges:
+            faults += _loader_faults(judge, registry.judges[judge])
     for task in plugin.provides.get("task", []):
         if task in registry.tasks:
             faults += [f"task '{task}': {fault}" for fault in task_faults(registry, registry.tasks[task])]

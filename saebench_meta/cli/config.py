@@ -13,14 +13,16 @@ from saebench_meta.errors import BadFileError, UnknownNameError, did_you_mean
 if TYPE_CHECKING:
     from saebench_meta.record import Record
 
-TABLES = ("run", "parameters")
+TABLES = ("run", "parameters", "judge")
 NOT_IN_FILE = {
     "config": "a file cannot name another one",
     "parameter": "write a table instead, e.g. [parameters.core]",
+    "judge_option": "write a table instead: [judge]",
 }
 
 FILE, RECORD = "saebench.config", "saebench.record"
 FILE_PARAMETERS, RECORD_PARAMETERS = "saebench.file_parameters", "saebench.record_parameters"
+FILE_JUDGE, RECORD_JUDGE = "saebench.file_judge", "saebench.record_judge"
 
 
 def take_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -44,6 +46,7 @@ def take_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> 
     ctx.meta[FILE] = str(path)
     of_tasks = _table(path, tables, "parameters")
     ctx.meta[FILE_PARAMETERS] = {task: _table(path, of_tasks, task) for task in of_tasks}
+    ctx.meta[FILE_JUDGE] = (values.get("judge"), _table(path, tables, "judge"))
     ctx.default_map = _layered(ctx.default_map or {}, values)
 
 
@@ -65,7 +68,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if name not in TABLES:
             raise UnknownNameError(
                 f"{path}: no table is called '{name}'{did_you_mean(name, list(TABLES))}. "
-                "Options go under [run], parameters of a task under [parameters.TASK]."
+                "Options go under [run], parameters of a task under [parameters.TASK], the judge's own under [judge]."
             )
     return tables
 
@@ -88,11 +91,14 @@ def _checked(where: str, value: Any, param: click.Parameter) -> Any:
         expected: tuple[type, ...] = (bool,)
     elif isinstance(param.type, click.IntRange):
         expected = (int,)
+    elif isinstance(param.type, click.FloatRange):
+        expected = (float, int)
     else:
         expected = (str, int) if param.name == "batch_size" else (str,)
     if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
-        words = {bool: "true or false", int: "a whole number", str: "a text"}
-        raise BadFileError(f"{where}: expected {' or '.join(words[e] for e in expected)}, got {value!r}")
+        words = {bool: "true or false", int: "a whole number", str: "a text", float: "a number"}
+        said = [words[e] for e in expected if not (e is int and float in expected)]
+        raise BadFileError(f"{where}: expected {' or '.join(said)}, got {value!r}")
     return value
 
 
@@ -105,6 +111,8 @@ def take_record(ctx: click.Context, param: click.Parameter, path: Path | None) -
     record = read_record(path)
     ctx.meta[RECORD] = str(path)
     ctx.meta[RECORD_PARAMETERS] = {record.task.name: dict(record.task.parameters)}
+    if record.judge is not None:
+        ctx.meta[RECORD_JUDGE] = (record.judge.name, dict(record.judge.options))
     values = {name: value for name, value in _settings_of_record(record).items() if value is not None}
     ctx.default_map = _layered(values, ctx.default_map or {})
 
@@ -159,3 +167,34 @@ def parameters(
     for task, values in typed.items():
         out.setdefault(task, {}).update(values)
     return out
+
+
+def judge_options(
+    ctx: click.Context, tasks: tuple[str, ...], judge: str | None, typed: dict[str, Any]
+) -> dict[str, Any]:
+    """Options of the judge from all sources, the nearest first: typed, file, record.
+
+    Those of a file or record count where a task asks a judge and it is theirs; those typed are left in, so that the
+    plan says what is wrong with them.
+
+    Args:
+        judge: as named by the nearest source; None for the one asked by default.
+    """
+    lower = [ctx.meta.get(RECORD_JUDGE), ctx.meta.get(FILE_JUDGE)]
+    if not any(options for _, options in filter(None, lower)):
+        return typed
+    from saebench_meta.judges import DEFAULT_JUDGE
+    from saebench_meta.plan import select_tasks
+    from saebench_meta.plugins import registry
+
+    found = registry()
+    chosen = select_tasks(found, tasks, family=bool(ctx.params.get("family")))[0]
+    if not any("judge" in task.needs for task in chosen):
+        return typed
+    asked = judge or DEFAULT_JUDGE
+    out: dict[str, Any] = {}
+    if lower[0] is not None and lower[0][0] == asked:  # a record may say more of a judge than its options
+        out = {name: value for name, value in lower[0][1].items() if name in found.judges[asked].options}
+    if lower[1] is not None and lower[1][0] in (None, asked):
+        out |= lower[1][1]
+    return out | typed

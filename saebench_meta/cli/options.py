@@ -9,7 +9,15 @@ from typing import Any, TypeVar, get_args
 import click
 
 from saebench_meta.cli import config
-from saebench_meta.settings import DeviceMap, Dtype, Packing, Profile, Settings, parse_parameters
+from saebench_meta.settings import (
+    DeviceMap,
+    Dtype,
+    Packing,
+    Profile,
+    Settings,
+    parse_judge_options,
+    parse_parameters,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,7 +84,15 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--train-budget", type=click.FloatRange(min=0), default=DEFAULT.train_budget, metavar="MIN",
         help="Minutes that training a missing reference may take; 0 trains none.",
     ),
-    option("--judge", metavar="NAME", help="Judge for the tasks that need one."),
+    option("--judge", metavar="NAME", help="Judge for the tasks that need one; `lexical` if none is named."),
+    option(
+        "-J", "--judge-option", multiple=True, metavar="NAME=VALUE",
+        help="An option of the judge (`saebench plugins NAME` lists them); repeatable.",
+    ),
+    option(
+        "--max-cost", type=click.FloatRange(min=0), metavar="USD",
+        help="Most that the judge may cost; the run stops asking before it would cost more.",
+    ),
     # the data
     option("--corpus", metavar="REF", help="Documents: a file or a data set; by default the SAE's own."),
     option("--split", metavar="NAME", help="Split of the data set."),
@@ -141,11 +157,13 @@ def settings_of(ctx: click.Context, options: dict[str, Any]) -> Settings:
     batch = options.pop("batch_size")
     pairs = options.pop("parameter")
     parameters = config.parameters(ctx, options["tasks"], parse_parameters(pairs))
+    typed = parse_judge_options(options.pop("judge_option"))
     for flag in ("json", "dry_run"):
         options.pop(flag)
     return Settings(
         saes=options.pop("sae"),
         parameters=parameters,
+        judge_options=config.judge_options(ctx, options["tasks"], options["judge"], typed),
         batch_size=None if batch == "auto" else batch,
         **options,
     )

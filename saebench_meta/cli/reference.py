@@ -21,7 +21,8 @@ Exit codes: 0 fine (skipped tasks included), 1 a task failed, 2 an error to mend
 Every option of `run` may also stand in the environment, as `SAEBENCH_` and its name (`--batch-size` is
 `SAEBENCH_BATCH_SIZE`; several values separated by spaces; `1` or `0` for a switch), and in a file (`--config run.toml`)
 under its long name. Options of the other commands carry the command's name too (`SAEBENCH_SHOW_ALL`), but for
-`SAEBENCH_JSON`, which all share. Parameters of tasks have a table each in the file:
+`SAEBENCH_JSON`, which all share. Parameters of tasks have a table each in the file, and
+options of the judge one:
 
 ```toml
 [run]
@@ -29,8 +30,13 @@ sae = ["atlas:batchtopk-256"]
 tasks = "all"
 seed = 1
 
+judge = "openai"
+
 [parameters.novel_latents]
 threshold = 0.4
+
+[judge]
+model = "gpt-4o-mini"
 ```
 
 The command line wins over the environment, the environment over the file, the file over `--from-record`.

@@ -33,6 +33,8 @@ CHOICES = [
     "packing",
     "tokens",
     "judge",
+    "judge_options",
+    "max_cost",
     "profile",
     "seed",
     "limit",
@@ -148,7 +150,9 @@ def what_to_type(unit: Unit, reason: str, settings: Settings) -> str | None:
         words = ["saebench", "run", option, ref, "OTHER_SAE", "--tasks", unit.task.name]
     for name in CHOICES:
         chosen = getattr(settings, name)
-        if chosen != getattr(DEFAULT, name) and f"--{name.replace('_', '-')}" != option:
+        if isinstance(chosen, dict):
+            words += [word for key, value in chosen.items() for word in ("-J", f"{key}={value}")]
+        elif chosen != getattr(DEFAULT, name) and f"--{name.replace('_', '-')}" != option:
             for value in chosen if isinstance(chosen, tuple) else (chosen,):
                 words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
@@ -159,12 +163,14 @@ def what_to_type(unit: Unit, reason: str, settings: Settings) -> str | None:
 
 def show_plan(plan: Plan, settings: Settings, *, as_json: bool) -> None:
     """The units in the order in which they would run; nothing is loaded."""
+    from saebench_meta.judge_costs import units_estimate
     from saebench_meta.plan import describe, trainings
     from saebench_meta.runner import kept_record
     from saebench_meta.variants import in_words
 
     lines: list[tuple[str, ...]] = []
     trained: dict[str, float] = {}
+    asking: list[Unit] = []
     for unit in plan.units:
         status = "skipped" if unit.unmet else "kept" if kept_record(unit, settings) else "to run"
         if as_json:
@@ -172,16 +178,37 @@ def show_plan(plan: Plan, settings: Settings, *, as_json: bool) -> None:
         lines.append(_plan_line(unit, status))
         if status == "to run":
             trained.update(trainings(unit, settings))
+            asking += [] if unit.judge is None else [unit]
     if as_json:
+        if total := units_estimate(asking):
+            json_line({"event": "JudgePlanned", **total.to_json()})
         return
     click.echo(columns(lines, ("task", "subject", "status", "tokens", "controls", "why")))
     sets = dict.fromkeys(one.name for unit in plan.units for one in unit.labelled)
     if sets:
         click.echo(f"labelled sets: {', '.join(sets)}")
+    for line in _judge_lines(asking):
+        click.echo(line)
     for label, seconds in trained.items():
         click.echo(f"trains {label}: about {in_words(seconds)}, unless it is in the cache")
     for notice in plan.notices:
         click.echo(notice)
+
+
+def _judge_lines(units: list[Unit]) -> list[str]:
+    """What units will ask their judge, each and together."""
+    from saebench_meta.judge_costs import units_estimate
+
+    lines = []
+    for unit in units:
+        assert unit.judge is not None
+        expected = units_estimate([unit])
+        how_much = "it does not say how much" if expected is None else expected.in_words(unit.judge)
+        lines.append(f"asks judge {unit.judge.name}: {unit.label}: {how_much}")
+    total = units_estimate(units)
+    if len(units) > 1 and total is not None and units[0].judge is not None:
+        lines.append(f"asks judge {units[0].judge.name}, all together: {total.in_words(units[0].judge)}")
+    return lines
 
 
 def _plan_line(unit: Unit, status: str) -> tuple[str, ...]:

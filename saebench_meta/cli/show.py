@@ -25,18 +25,22 @@ def command(path: Path, all_metrics: bool, as_json: bool) -> None:
 
     PATH is a folder a run wrote to (its -o), the folder of one record, or a record.json.
     """
-    records = records_in(path)
+    found = records_in(path)
     if as_json:
-        for record in records:
+        for _, record in found:
             json_line(json.loads(record.to_json()))
         return
     from saebench_meta.tables import console, print_records
 
-    print_records(console(), records, all_metrics=all_metrics)
+    print_records(console(), [record for _, record in found], all_metrics=all_metrics)
+    for folder, record in found:
+        for transcript in (a for a in record.artifacts if a.kind == "transcript"):
+            said = f"{transcript.title}, {record.task.name} on {record.subject.name}: {folder / transcript.path}"
+            click.echo(said if said.isprintable() else repr(said))  # titles and paths may be a stranger's
 
 
-def records_in(path: Path) -> list[Record]:
-    """The record at a path, or every record below it.
+def records_in(path: Path) -> list[tuple[Path, Record]]:
+    """The record at a path, or every record below it, each with its folder.
 
     Raises:
         SaebenchError: there is none.
@@ -46,8 +50,8 @@ def records_in(path: Path) -> list[Record]:
     from saebench_meta.store import find_records
 
     if path.is_file():
-        return [read_record(path)]
-    records = [record for _, record in find_records(path)]
+        return [(path.parent, read_record(path))]
+    records = list(find_records(path))
     if not records:
         raise SaebenchError(f"'{path}' holds no records. Give the folder a run wrote to (its -o).")
     return records

@@ -51,6 +51,8 @@ def _listing(tasks: list[Task]) -> str:
 
 def describe(task: Task) -> str:
     """Docstring, parameters and metrics of a task, for reading."""
+    from saebench_meta.judges import prompt_hashes
+
     parts = [
         f"{task.name}@{task.version}: {task.summary}",
         *([rest] if (rest := (inspect.getdoc(task.function) or "").partition("\n")[2].strip("\n")) else []),
@@ -62,6 +64,7 @@ def describe(task: Task) -> str:
                 f"controls: {', '.join(task.controls) or 'none'}",
                 f"--limit counts: {task.limit_unit}",
                 *([f"source: {task.source}"] if task.source else []),
+                *(f"prompt {name}: sha256 {digest[:12]}" for name, digest in prompt_hashes(task).items()),
             ]
         ),
         "parameters:\n" + _indented(_parameters(task)),
@@ -93,6 +96,8 @@ def _indented(text: str) -> str:
 
 
 def _plain(task: Task) -> dict[str, Any]:
+    from saebench_meta.judges import prompt_hashes
+
     return {
         "name": task.name,
         "version": task.version,
@@ -103,6 +108,7 @@ def _plain(task: Task) -> dict[str, Any]:
         "limit_unit": task.limit_unit,
         "summary": task.summary,
         "source": task.source,
+        "prompts": prompt_hashes(task),
         "parameters": [asdict(p) for p in task.parameters],
         "metrics": [asdict(m) for m in task.metrics],
     }
