@@ -16,7 +16,7 @@ from saebench_meta.codes import Codes
 from saebench_meta.errors import SaebenchError
 from saebench_meta.measure import check_output, measure
 from saebench_meta.task import Family
-from saebench_tasks.sparse_probing import probing, sparse_probing, sparse_probing_family
+from saebench_tasks.sparse_probing import probing, selection, sparse_probing, sparse_probing_family
 from saebench_tasks.sparse_probing.examples import VALIDATION, balanced, examples
 from saebench_tasks.sparse_probing.metrics import KS
 from saebench_tasks.sparse_probing.selection import NONE, choose, columns, random_latents
@@ -166,8 +166,9 @@ def test_random_latents_are_active_ones_outside_the_test_split() -> None:
 
 def test_only_columns_that_probes_need_are_made_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    dense = Codes.dense
-    monkeypatch.setattr(Codes, "dense", lambda self: widths.append(self.n_latents) or dense(self))
+    dense = selection.dense
+    monkeypatch.setattr(Codes, "dense", None)
+    monkeypatch.setattr(selection, "dense", lambda codes, of: widths.append(len(of)) or dense(codes, of))
     d = 300
     run(identity_sae(d), noisy_set(d=d, classes=2), splits=1)
     assert widths and max(widths) <= max(KS)

@@ -178,7 +178,7 @@ def test_closed_form_is_explicit_ablation_for_every_class_and_size(transform: st
     codes = one.scaled_codes(sae)
     for number, found in enumerate(trial.trials(one, sae, trained, ctx.seed, positive=False)):
         effect = ablation.effects(sae.W_dec, trained.W[number])
-        bench = trial.bench_of(one, codes, effect, trained, number)
+        bench = trial.bench_of(one, trial.codes_on_test(one, codes), effect, trained, number)
         latents = ablation.padded([torch.from_numpy(own) for own in found.latents])
         taken = ablation.removed(ablation.columns(bench.codes, latents), effect[latents], SIZES)
         for i, own in enumerate(found.latents):

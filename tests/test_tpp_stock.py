@@ -19,7 +19,7 @@ from saebench_meta.task import Output
 from saebench_tasks.tpp import ablation, stock, tpp
 from saebench_tasks.tpp.metrics import SIZES
 from saebench_tasks.tpp.probe import Trained
-from saebench_tasks.tpp.trial import bench_of
+from saebench_tasks.tpp.trial import bench_of, codes_on_test
 
 
 def texts(n_classes: int = 3, per_class: int = 24, d: int = 6, seed: int = 0, name: str = "toy:set") -> Any:
@@ -62,7 +62,7 @@ def test_ablating_takes_the_codes_of_masked_positions_too() -> None:
     error = x - (f @ sae.W_dec + sae.b_dec)
     sets = [torch.tensor([3, 1, 4, 15, 9, 2, 6]), torch.tensor([5, 3, 11, 8, 0]), torch.tensor([7, 20, 21])]
     codes = one.scaled_codes(sae)
-    bench = bench_of(one, codes, ablation.effects(sae.W_dec, probes.W[0]), probes, 0)
+    bench = bench_of(one, codes_on_test(one, codes), ablation.effects(sae.W_dec, probes.W[0]), probes, 0)
     bench = replace(bench, leak=stock.leak_of(one, sae))
     still = bench.still(sets)
     for i, latents in enumerate(sets):

@@ -47,7 +47,8 @@ def test_closed_form_is_explicit_ablation(at_site: tuple[TaskContext, SAE], name
     trained = probe.trained(labelled, ctx, 1)
     (found,) = trial.trials(labelled, sae, trained, ctx.seed, positive=True)
     assert min(map(len, found.latents)) > 20
-    bench = trial.bench_of(labelled, labelled.scaled_codes(sae), ablation.effects(sae.W_dec, trained.W[0]), trained, 0)
+    codes = trial.codes_on_test(labelled, labelled.scaled_codes(sae))
+    bench = trial.bench_of(labelled, codes, ablation.effects(sae.W_dec, trained.W[0]), trained, 0)
     latents = ablation.padded([torch.from_numpy(own) for own in found.latents])
     taken = ablation.removed(ablation.columns(bench.codes, latents), bench.effect[latents], SIZES)
     n_tokens = torch.from_numpy(labelled.n_tokens)[:, None]

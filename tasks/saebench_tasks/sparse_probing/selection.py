@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -45,23 +45,29 @@ def choose(codes: Codes, examples: Examples, most: int, selection: Selection) ->
     Deviations are over all training texts of the split, so that a latent times a constant is chosen as it was. Of equal
     scores the lower number comes first.
     """
-    squares = replace(codes, values=codes.values.double() ** 2) if selection == "scaled" else None
-    parts = [_one_split(codes, squares, examples, s, min(most, codes.n_latents)) for s in range(len(examples.train))]
+    parts = [_one_split(codes, examples, s, most, selection) for s in range(len(examples.train))]
     latents, difference, score = (np.stack(part, axis=1) for part in zip(*parts, strict=True))
     found = Chosen(*(a.reshape(-1, a.shape[-1]) for a in (latents, difference, score)))
     return found if codes.n_latents >= most else _padded(found, most)
 
 
 def _one_split(
-    codes: Codes, squares: Codes | None, examples: Examples, split: int, most: int
+    codes: Codes, examples: Examples, split: int, most: int, selection: Selection
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents, differences and scores of every class, (classes, most) each; over deviations where squares are given."""
+    """Latents, differences and scores of every class, (classes, most) each."""
     train, positive = examples.train[split], examples.positive
-    means = _means(codes, np.concatenate([positive & train, ~positive & train]))
-    difference = means[: len(positive)] - means[len(positive) :]
+    classes = len(positive)
+    # A text is of a class with a probe, of none of them, or not trained on.
+    group = np.where(train, np.where(positive.any(0), positive.argmax(0), classes), classes + 1)
+    values = codes.values.double()
+    sums = _sums(codes, values, group, classes + 2)[:-1]
+    total, own = sums.sum(0), sums[:classes]
+    n = torch.as_tensor(np.bincount(group, minlength=classes + 2)[:-1], device=codes.device)
+    difference = own / n[:classes, None].clamp_min(1) - (total - own) / (n.sum() - n[:classes, None]).clamp_min(1)
     score = difference.abs()
-    if squares is not None:
-        mean, square = (_means(of, train[None])[0] for of in (codes, squares))
+    if selection == "scaled":
+        mean = total / n.sum()
+        square = _sums(codes, values**2, ~train, 2)[0] / n.sum()
         variance = square - mean**2
         varies = variance > CONSTANT * square
         score = torch.where(varies, score / torch.where(varies, variance, 1.0).sqrt(), 0.0)
@@ -70,10 +76,13 @@ def _one_split(
     return latents, of_best, scores
 
 
-def _means(codes: Codes, groups: np.ndarray) -> Float[Tensor, "groups latents"]:
-    """Mean code over each group of texts, in float64: one sparse product."""
-    shares = torch.as_tensor(groups / np.maximum(1, groups.sum(1, keepdims=True)), device=codes.device)
-    return codes.t_matmul(shares.T.contiguous()).T
+def _sums(
+    codes: Codes, values: Float[Tensor, " nnz"], group: np.ndarray, groups: int
+) -> Float[Tensor, "groups latents"]:
+    """Sum of each latent's values over the texts of each group, in float64."""
+    key = torch.as_tensor(group, device=codes.device, dtype=torch.int64)[codes.rows] * codes.n_latents + codes.cols
+    sums = torch.zeros(groups * codes.n_latents, dtype=torch.float64, device=codes.device)
+    return sums.index_add_(0, key, values).reshape(groups, codes.n_latents)
 
 
 def random_latents(codes: Codes, examples: Examples, most: int, seed: int) -> Int[np.ndarray, "problems most"]:
@@ -101,9 +110,17 @@ def _padded(chosen: Chosen, most: int) -> Chosen:
 def columns(codes: Codes, latents: Int[np.ndarray, "problems k"]) -> Float[Tensor, "problems texts k"]:
     """The codes of each probe's latents, float64; 0 where there is none. Only columns that a probe needs are made."""
     needed, place = np.unique(latents, return_inverse=True)
-    real = needed[needed != NONE]
-    dense = codes.select(torch.as_tensor(real, device=codes.device)).dense()
-    if len(real) < len(needed):
-        dense = torch.cat([dense.new_zeros(len(dense), 1), dense], dim=1)
     at = torch.as_tensor(place.reshape(latents.shape), device=codes.device)
-    return dense.T[at].transpose(1, 2).double()
+    return dense(codes, needed)[at].transpose(1, 2)
+
+
+def dense(codes: Codes, latents: Int[np.ndarray, " needed"]) -> Float[Tensor, "needed texts"]:
+    """The codes of some latents, float64; 0 for `NONE`."""
+    row_of = torch.full((codes.n_latents,), NONE, device=codes.device)
+    real = torch.as_tensor(np.flatnonzero(latents != NONE), device=codes.device)
+    row_of[torch.as_tensor(latents[latents != NONE], device=codes.device)] = real
+    row = row_of[codes.cols]
+    kept = row != NONE
+    out = torch.zeros(len(latents), codes.n_tokens, dtype=torch.float64, device=codes.device)
+    out[row[kept], codes.rows[kept]] = codes.values[kept].double()
+    return out

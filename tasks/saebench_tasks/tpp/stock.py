@@ -22,7 +22,7 @@ from saebench_meta import seeds
 from saebench_tasks.tpp import ablation
 from saebench_tasks.tpp.metrics import SIZES
 from saebench_tasks.tpp.probe import Trained
-from saebench_tasks.tpp.trial import Leak, Trial, bench_of, drops
+from saebench_tasks.tpp.trial import Leak, Trial, bench_of, codes_on_test, drops
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -140,8 +140,9 @@ def _gradient(
 def trials(labelled: Labelled, sae: SAE, probes: Trained, seed: int) -> list[Trial]:
     """All trials of a set on an SAE; without random latents, which the tool has not."""
     codes = labelled.scaled_codes(sae)
-    leak = leak_of(labelled, sae)
-    return [_trial(codes, sae, leak, probes, i, Run(labelled, seed, i, "ablations")) for i in range(len(probes.W))]
+    on_test, leak = codes_on_test(labelled, codes), leak_of(labelled, sae)
+    runs = [Run(labelled, seed, i, "ablations") for i in range(len(probes.W))]
+    return [_trial(codes, on_test, sae, leak, probes, i, run) for i, run in enumerate(runs)]
 
 
 def leak_of(labelled: Labelled, sae: SAE) -> Leak:
@@ -152,9 +153,9 @@ def leak_of(labelled: Labelled, sae: SAE) -> Leak:
     return Leak((CONTEXT - n).clamp_min(0) / n, f if stats.scale is None else f * stats.scale[0].double())
 
 
-def _trial(codes: Codes, sae: SAE, leak: Leak, probes: Trained, number: int, run: Run) -> Trial:
+def _trial(codes: Codes, on_test: Codes, sae: SAE, leak: Leak, probes: Trained, number: int, run: Run) -> Trial:
     effect = ablation.effects(sae.W_dec, probes.W[number].to(sae.device))
-    bench = replace(bench_of(run.labelled, codes, effect, probes, number), leak=leak)
+    bench = replace(bench_of(run.labelled, on_test, effect, probes, number), leak=leak)
     chosen = [ranked(row) for row in scores(codes, run, effect)]
     right, clean = bench.right, run.weights().to(sae.device)
     anew = torch.stack([torch.stack([run.weights() for _ in SIZES]) for _ in chosen]).to(sae.device)

@@ -130,26 +130,32 @@ def trials(labelled: Labelled, sae: SAE, trained: Trained, seed: int, *, positiv
     contrast = balance.contrast(labelled.label, trained.train, n_classes)
     scores = ablation.attribution(codes, torch.from_numpy(contrast).to(device), effect, positive=positive)
     weights = torch.from_numpy(balance.weights(labelled.label, labelled.test, n_classes)).T[labelled.test].to(device)
+    on_test = codes_on_test(labelled, codes)
     found = []
     for i, columns in enumerate(torch.arange(len(scores), device=device).chunk(n_trials)):
-        bench = bench_of(labelled, codes, effect[:, columns], trained, i)
+        bench = bench_of(labelled, on_test, effect[:, columns], trained, i)
         train = torch.from_numpy(trained.train[i]).to(device)
-        active = ablation.taken(codes, train).counts().nonzero().squeeze(1)
+        active = torch.bincount(codes.cols[train[codes.rows]], minlength=codes.n_latents).nonzero().squeeze(1)
         chosen = [ablation.ranked(row, max(SIZES)) for row in scores[columns]]
         rng = seeds.rng(seed, "tpp", "random latents", labelled.name, i)
         found.append(_trial(bench, weights, chosen, active, rng))
     return found
 
 
+def codes_on_test(labelled: Labelled, codes: Codes) -> Codes:
+    """The codes of the test texts."""
+    return ablation.taken(codes, torch.from_numpy(labelled.test).to(codes.device))
+
+
 def bench_of(
     labelled: Labelled, codes: Codes, effect: Float[Tensor, "d_sae classes"], trained: Trained, number: int
 ) -> Bench:
-    """The bench of a trial: all test texts of the set."""
+    """The bench of a trial: all test texts of the set, with their codes."""
     test, label = (torch.from_numpy(a).to(codes.device) for a in (labelled.test, labelled.label))
     W, b = trained.W[number].to(codes.device), trained.b[number].to(codes.device)
     logits = labelled.x.to(codes.device)[test].double() @ W.T + b
     own = label[test][:, None] == torch.arange(len(b), device=codes.device)
-    return Bench(ablation.taken(codes, test), effect, logits, own)
+    return Bench(codes, effect, logits, own)
 
 
 def _trial(
