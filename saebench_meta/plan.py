@@ -174,7 +174,8 @@ def _unit(
     judge: ResolvedJudge | None,
 ) -> Unit:
     given = settings.parameters.get(task.name, {})
-    parameters = task_parameters(task, {**format_parameters(task, subject), **given})
+    usual = {**format_parameters(task, subject), **task.profiles.get(settings.profile, {})}
+    parameters = task_parameters(task, {**usual, **given})
     unmet, inputs = subject.unmet, None
     if unmet is None and MODEL_NEEDS & set(task.needs):
         found = finder.find(subject.members[0], settings.limit if task.limit_unit == "documents" else None)

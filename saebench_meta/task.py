@@ -37,6 +37,9 @@ Prompts = Callable[[], "Mapping[str, str]"]
 
 ORACLE = "oracle"
 
+PROFILES = ("quick", "paper")
+"""Profiles that may set parameters; `default` is what the function says."""
+
 CONTROLS = {
     "random": "random directions, same shape and L0",
     "permuted_rows": "the same SAE with its decoder rows permuted: breaks the pairing of encoder and decoder",
@@ -178,6 +181,7 @@ class Task:
     part_of: str | None = None
     prompts: Prompts | None = None
     asks: Asks | None = None
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -205,6 +209,7 @@ def task(
     part_of: str | None = None,
     prompts: Prompts | None = None,
     asks: Asks | None = None,
+    profiles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Output]], Task]:
     """Make a task of a function `(subject, ctx, *, parameters…) -> Output`.
 
@@ -224,6 +229,7 @@ def task(
         prompts: the texts of the prompts that a judge is asked with, by name. Their hashes are part of a record's id.
         asks: `(infos, parameters, limit) -> how much`: what a judge will be asked for one subject, or one control, so
             that the plan shows it with its price. `limit` is `--limit`.
+        profiles: parameters that `--profile quick` or `paper` sets, by profile, under what the user says.
     """
     needs, controls, metrics = tuple(needs), tuple(controls), tuple(metrics)
     if not name.isidentifier():
@@ -242,6 +248,9 @@ def task(
             if p.kind is not p.KEYWORD_ONLY or p.default is p.empty:
                 raise ValueError(f"task '{name}': parameter '{p.name}' must be keyword-only and have a default")
             parameters.append(Parameter(p.name, p.default, str(p.annotation)))
+        for profile, values in (profiles or {}).items():
+            if unknown := {profile, *values} - {*PROFILES, *(p.name for p in parameters)}:
+                raise ValueError(f"task '{name}': {sorted(unknown)[0]!r} is no parameter, or no profile that sets any")
         if not function.__doc__:
             raise ValueError(f"task '{name}': the function needs a docstring that says what is measured")
         return Task(
@@ -259,6 +268,7 @@ def task(
             part_of=part_of,
             prompts=prompts,
             asks=asks,
+            profiles=dict(profiles or {}),
         )
 
     return decorate

@@ -24,7 +24,7 @@ from saebench_meta.plan import Plan, make_plan
 from saebench_meta.plugins import Registry
 from saebench_meta.resolve import split_scheme
 from saebench_meta.settings import Settings, parse_parameters
-from saebench_meta.task import Task
+from saebench_meta.task import Metric, Task, task
 
 TOYS = ("toy_width", "toy_pair", "toy_family")
 
@@ -213,6 +213,30 @@ def test_a_hook_given_by_the_user_does_not_hide_that_two_saes_read_different_one
         plan(registry, saes=(), family=("toy:x-8", "toy:x-16"), hook=toy_plugin.HOOK)
     other.clear()
     assert labels(plan(registry, **fields)) == ["toy_pair on toy-x-16-vs-toy-x-8"]
+
+
+def test_a_profile_sets_parameters_under_what_the_user_says(registry: Registry) -> None:
+    toy = registry.tasks["toy_width"]
+    name, value = toy.parameters[0].name, toy.parameters[0].default
+    quick = replace(toy, name="hasty", profiles={"quick": {name: value + 1}})
+    registry.tasks.add("hasty", quick, registry.tasks.owner("toy_width"))
+
+    def made(**fields: Any) -> Any:
+        return plan(registry, tasks=("hasty",), **fields).units[0]
+
+    assert made().parameters[name] == value
+    assert made(profile="quick").parameters[name] == value + 1
+    assert made(profile="quick", parameters={"hasty": {name: value + 2}}).parameters[name] == value + 2
+    assert made().place.id != made(profile="quick").place.id
+
+
+@pytest.mark.parametrize("profiles", [{"quick": {"none": 1}}, {"default": {"a": 1}}])
+def test_a_profile_that_sets_what_is_not_there_is_refused(profiles: dict[str, dict[str, int]]) -> None:
+    def hasty(sae: object, ctx: object, *, a: int = 0) -> None:
+        """Nothing."""
+
+    with pytest.raises(ValueError, match="no parameter, or no profile"):
+        task("hasty", version=1, metrics=[Metric("m", better="neither", unit="1")], profiles=profiles)(hasty)  # type: ignore[arg-type]
 
 
 def test_a_formats_parameters_lie_between_the_tasks_and_the_users(registry: Registry) -> None:

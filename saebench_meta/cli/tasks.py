@@ -74,8 +74,14 @@ def describe(task: Task) -> str:
 
 
 def _parameters(task: Task) -> str:
-    lines = [f"-P {task.name}.{p.name}={p.default!r}  ({p.annotation})" for p in task.parameters]
+    lines = [
+        f"-P {task.name}.{p.name}={p.default!r}  ({p.annotation}{_in_profiles(task, p.name)})" for p in task.parameters
+    ]
     return "\n".join(lines) or "none"
+
+
+def _in_profiles(task: Task, parameter: str) -> str:
+    return "".join(f"; {name}: {v[parameter]!r}" for name, v in task.profiles.items() if parameter in v)
 
 
 def _metric(metric: Metric) -> str:
@@ -110,5 +116,6 @@ def _plain(task: Task) -> dict[str, Any]:
         "source": task.source,
         "prompts": prompt_hashes(task),
         "parameters": [asdict(p) for p in task.parameters],
+        "profiles": {name: dict(values) for name, values in task.profiles.items()},
         "metrics": [asdict(m) for m in task.metrics],
     }

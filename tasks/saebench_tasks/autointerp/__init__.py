@@ -57,6 +57,7 @@ def trains(
     trains=trains,
     prompts=prompts,
     asks=asks,
+    profiles={"quick": {"latents": 100}},
 )
 def autointerp(
     sae: SAE,

@@ -66,6 +66,7 @@ METRICS = (
     controls=["random"],
     source="Chanin, Dulka and Bloom 2024; Hartigan and Hartigan 1985",
     trains=toys.recipes,
+    profiles={"quick": {"worlds": ("toy:absorption-4",)}},
 )
 def broken_latents(
     sae: SAE,

@@ -39,6 +39,7 @@ SOURCE = "Leask et al. 2025, section 5, figures 1, 6, 23; the meta-SAE post"
     limit_unit="latents shown",
     source=SOURCE,
     trains=trains,
+    profiles={"quick": {"curve": ()}},
 )
 def meta_sae(
     sae: SAE,

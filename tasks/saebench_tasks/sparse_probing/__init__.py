@@ -35,6 +35,7 @@ saebench_api = 1
     controls=["random"],
     limit_unit="texts",
     source="Leask et al. 2025, A.9.1, figures 24 and 25",
+    profiles={"quick": {"splits": 1}},
 )
 def sparse_probing(sae: SAE, ctx: Context, *, selection: str = "scaled", splits: int = 3, compat: str = "") -> Output:
     """Can a probe on one latent, or on few, tell the class of a text?
@@ -71,6 +72,7 @@ def sparse_probing(sae: SAE, ctx: Context, *, selection: str = "scaled", splits:
     controls=[],
     limit_unit="texts",
     source="Leask et al. 2025, A.9.1, figures 24 and 25",
+    profiles={"quick": {"splits": 1}},
 )
 def sparse_probing_family(
     family: Family, ctx: Context, *, selection: str = "scaled", splits: int = 3, compat: str = ""

@@ -46,6 +46,7 @@ COMPAT = ("", "sae-bench-0.6")
     controls=["random", "permuted_rows"],
     limit_unit="texts",
     source="Leask et al. 2025, appendix A.9.2, equations 11 and 12",
+    profiles={"quick": {"trials": 2}},
 )
 def tpp(sae: SAE, ctx: Context, *, trials: int = 5, selection: str = "more_active", compat: str = "") -> Output:
     """Whether ablating the latents of a class hurts the linear probe of that class and no other (experimental).
@@ -80,6 +81,7 @@ def tpp(sae: SAE, ctx: Context, *, trials: int = 5, selection: str = "more_activ
     controls=[],
     limit_unit="texts",
     source="Leask et al. 2025, appendix A.9.2, figure 26",
+    profiles={"quick": {"trials": 2}},
 )
 def tpp_family(
     family: Family, ctx: Context, *, trials: int = 5, selection: str = "more_active", compat: str = ""
