@@ -24,7 +24,8 @@ from saebench_meta.plan import Plan, make_plan
 from saebench_meta.plugins import Registry
 from saebench_meta.resolve import split_scheme
 from saebench_meta.settings import Settings, parse_parameters
-from saebench_meta.task import Metric, Task, task
+from saebench_meta.task import Metric, Task
+from saebench_meta.task import task as made_of
 
 TOYS = ("toy_width", "toy_pair", "toy_family")
 
@@ -236,7 +237,7 @@ def test_a_profile_that_sets_what_is_not_there_is_refused(profiles: dict[str, di
         """Nothing."""
 
     with pytest.raises(ValueError, match="no parameter, or no profile"):
-        task("hasty", version=1, metrics=[Metric("m", better="neither", unit="1")], profiles=profiles)(hasty)  # type: ignore[arg-type]
+        made_of("hasty", version=1, metrics=[Metric("m", better="neither", unit="1")], profiles=profiles)(hasty)  # type: ignore[arg-type]
 
 
 def test_a_formats_parameters_lie_between_the_tasks_and_the_users(registry: Registry) -> None:

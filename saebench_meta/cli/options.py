@@ -108,7 +108,12 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="One document a context, or documents joined end to end.",
     ),
     option("--tokens", type=POSITIVE, metavar="N", help="Tokens to evaluate on; by default what the profile says."),
-    option("--profile", type=click.Choice(get_args(Profile)), default=DEFAULT.profile, help="How much data to use, and work to do."),
+    option(
+        "--profile",
+        type=click.Choice(get_args(Profile)),
+        default=DEFAULT.profile,
+        help="How much data to use, and work to do.",
+    ),
     option("--seed", type=click.IntRange(min=0), default=DEFAULT.seed, metavar="N", help="Seed of every random draw."),
     option("--limit", type=POSITIVE, metavar="N", help="A seeded subset, in each task's own unit (`saebench tasks`)."),
     # the machine
