@@ -1,12 +1,14 @@
 # Every target sets up its own environment first; nothing needs to be activated.
-#   make demo               install, run every task on the built-in world, print the table, name the report
+#   make demo               install, run every task on the built-in world; name the report, the explorer and the leaderboard page
 #   make test               install and run the tests
 # Variables:
 #   PYTHON=python3.12       the interpreter to build the environment with (3.11 or newer; found by itself)
 #   VENV=.venv              where the environment goes
 #   TORCH_INDEX=URL         package index to take torch from, when another build (CPU or CUDA) than the default is wanted
+#   PROFILE=default         how much the demo does
 #   WORKERS=2               processes that run the tests, one thread each
 #   ARGS=...                more arguments for pytest (`make test`) or `saebench run` (`make demo`)
+#   REPOSITORY=URL          where the documentation's links to other files lead: the repository's address, up to /blob/main
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,12 +19,18 @@ VENV ?= .venv
 VENV_SAELENS ?= .venv-saelens
 TORCH_INDEX ?=
 OUT ?= out/demo
+PROFILE ?= quick
+SAES ?= atlas:batchtopk-128 atlas:batchtopk-256
+# A look at one's own numbers, which a leaderboard would not take.
+LOOK = --allow quick,dirty,partial
 WORKERS ?= 2
 ARGS ?=
+REPOSITORY ?=
 NEWER := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(NEWER)' 2>/dev/null && { echo $$p; break; }; done)
 
+COMMA := ,
 PIP_INSTALL = -m pip install --quiet --quiet --disable-pip-version-check
 # torch comes alone and first: anything else that wants it would choose the build. Its dependencies come from the usual
 # index, so an index that holds nothing but torch will do.
@@ -35,14 +43,17 @@ PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test check bench fuzz saelens-test clean
+.PHONY: help demo test check bench fuzz saelens-test docs pages dist try-wheel try-sdist clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
 	@sed -n 's/^#   \([A-Z_]*=.*\)/  \1/p' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.installed ## install, run every task on the built-in world, print the table, name the report
-	$(VENV)/bin/saebench run --family atlas:batchtopk-128 atlas:batchtopk-256 atlas:batchtopk-512 --tasks all -o $(OUT) $(ARGS)
+demo: $(VENV)/.installed ## install, run every task on the built-in world; name the report, the explorer and the leaderboard page
+	$(VENV)/bin/saebench run --family $(SAES) --tasks all --profile $(PROFILE) -o $(OUT) $(ARGS)
+	$(VENV)/bin/saebench explore $(OUT) --sae $(lastword $(SAES))
+	$(VENV)/bin/saebench leaderboard add $(OUT) --results $(OUT)-leaderboard/results $(LOOK) >/dev/null
+	$(VENV)/bin/saebench leaderboard build --results $(OUT)-leaderboard/results $(LOOK)
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(VENV)/bin/python $(PYTEST) $(ARGS)
@@ -63,6 +74,28 @@ fuzz: $(VENV)/.installed-dev ## 2,000 damaged files a format through every SAE l
 saelens-test: $(VENV_SAELENS)/.installed-saelens ## run the tests with sae-lens, which holds transformer-lens below 4
 	$(VENV_SAELENS)/bin/python $(PYTEST) $(ARGS)
 
+docs: $(VENV)/.installed-docs ## build the documentation's site in out/docs; a broken link is an error
+	$(VENV)/bin/python docs/make_site.py out/docs $(if $(REPOSITORY),--repository "$(REPOSITORY)") $(if $(BOARD),--board $(BOARD))
+
+pages: BOARD = leaderboard/index.html
+pages: docs ## build the documentation and the leaderboard as one site in out/pages
+	rm -rf out/pages
+	cp -R out/docs/site out/pages
+	$(VENV)/bin/saebench leaderboard build -o out/leaderboard
+	cp -R out/leaderboard/site out/pages/leaderboard
+	cp out/leaderboard/table.md out/leaderboard/leaderboard.json out/leaderboard/leaderboard.csv out/pages/leaderboard/
+
+dist: $(VENV)/.installed-dev ## build wheel and sdist into dist/ and check what is in them
+	rm -rf dist
+	$(VENV)/bin/python -m hatchling build -d dist
+	$(VENV)/bin/python .github/scripts/check_dist.py dist
+
+try-wheel: ## install the wheel in dist/ into a fresh environment and run a task
+	$(call try,$(wildcard dist/*.whl))
+
+try-sdist: ## install the sdist in dist/ into a fresh environment and run a task
+	$(call try,$(wildcard dist/*.tar.gz))
+
 clean: ## remove environments, caches and build products; results in out/ stay
 	rm -rf $(VENV) $(VENV_SAELENS) .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -82,10 +115,19 @@ endef
 
 # The build backend is installed by name, so that the package itself needs no build environment and no second download.
 define install
-	@$(1)/bin/python $(PIP_INSTALL) -c $(2) $(TORCH_FROM) torch
-	@$(1)/bin/python $(PIP_INSTALL) -c $(2) hatchling editables
-	@$(1)/bin/python $(PIP_INSTALL) -c $(2) --no-build-isolation -e $(3)
-	@touch $@
+	@$(1)/bin/python $(PIP_INSTALL) $(addprefix -c ,$(2)) $(TORCH_FROM) torch
+	@$(1)/bin/python $(PIP_INSTALL) $(addprefix -c ,$(2)) hatchling editables
+	@$(1)/bin/python $(PIP_INSTALL) $(addprefix -c ,$(2)) --no-build-isolation $(3)
+endef
+
+# From a folder without the sources, so that only what was installed can answer.
+define try
+	@[ -n "$(1)" ] || { echo "There is nothing in dist/. Type make dist first." >&2; exit 1; }
+	rm -rf out/$@
+	$(call make_venv,out/$@/venv)
+	$(call install,out/$@/venv,constraints.txt,$(1))
+	cd out/$@ && venv/bin/saebench --help
+	cd out/$@ && venv/bin/saebench run --sae atlas:batchtopk-128 --tasks core --profile quick --tokens 1024 -o results
 endef
 
 $(VENV)/.python:
@@ -93,14 +135,21 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.python
-	$(call install,$(VENV),constraints.txt,.)
+	$(call install,$(VENV),constraints.txt,-e .)
+	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(call install,$(VENV),constraints.txt,".[dev]")
+	$(call install,$(VENV),constraints.txt,-e ".[dev]")
+	@touch $@
+
+$(VENV)/.installed-docs: constraints-docs.txt $(VENV)/.installed-dev
+	$(call install,$(VENV),constraints.txt constraints-docs.txt,-e ".[dev$(COMMA)docs]")
+	@touch $@
 
 $(VENV_SAELENS)/.python:
 	$(call make_venv,$(VENV_SAELENS))
 	@touch $@
 
 $(VENV_SAELENS)/.installed-saelens: pyproject.toml constraints-saelens.txt | $(VENV_SAELENS)/.python
-	$(call install,$(VENV_SAELENS),constraints-saelens.txt,".[dev,saelens]")
+	$(call install,$(VENV_SAELENS),constraints-saelens.txt,-e ".[dev$(COMMA)saelens]")
+	@touch $@

@@ -38,6 +38,7 @@ _HOME = {
     "Architecture": "hookspecs",
     "LabelledLoader": "hookspecs",
     "LabelledSet": "hookspecs",
+    "Samples": "hookspecs",
     "Answer": "judging",
     "Asked": "judging",
     "Judge": "judging",
@@ -74,29 +75,48 @@ def __dir__() -> list[str]:
     return list(__all__)
 
 
-if TYPE_CHECKING:
-    from saebench_meta.api import Result, load_sae, run
-    from saebench_meta.cities import Cities, CityLoader
-    from saebench_meta.codes import Codes
-    from saebench_meta.context import Context
-    from saebench_meta.errors import SaebenchError
+if TYPE_CHECKING:  # each under its own name, which is how a type checker knows it for public
+    from saebench_meta.api import Result as Result, load_sae as load_sae, run as run  # noqa: I001
+    from saebench_meta.cities import Cities as Cities, CityLoader as CityLoader
+    from saebench_meta.codes import Codes as Codes
+    from saebench_meta.context import Context as Context
+    from saebench_meta.errors import SaebenchError as SaebenchError
     from saebench_meta.hookspecs import (
-        Architecture,
-        CatalogueEntry,
-        DataIdentity,
-        DatasetLoader,
-        LabelledLoader,
-        LabelledSet,
-        ModelIdentity,
-        ModelLoader,
-        SAEHeader,
-        SAELoader,
-        hookimpl,
+        Architecture as Architecture,
+        CatalogueEntry as CatalogueEntry,
+        DataIdentity as DataIdentity,
+        DatasetLoader as DatasetLoader,
+        LabelledLoader as LabelledLoader,
+        LabelledSet as LabelledSet,
+        ModelIdentity as ModelIdentity,
+        ModelLoader as ModelLoader,
+        SAEHeader as SAEHeader,
+        SAELoader as SAELoader,
+        Samples as Samples,
+        hookimpl as hookimpl,
     )
-    from saebench_meta.judging import Answer, Asked, Judge, JudgeDesk, JudgeLoader, JudgeServices, Price, Request
-    from saebench_meta.record import Record, read_record
-    from saebench_meta.sae import SAE, SAEInfo, Site
-    from saebench_meta.stats import Estimate
-    from saebench_meta.task import Family, Figure, Metric, Output, Pair, Table, Task, Transcript
-    from saebench_meta.training.recipe import Recipe, make_recipe
-    from saebench_meta.worlds import KnownTruth, World, WorldLoader
+    from saebench_meta.judging import (
+        Answer as Answer,
+        Asked as Asked,
+        Judge as Judge,
+        JudgeDesk as JudgeDesk,
+        JudgeLoader as JudgeLoader,
+        JudgeServices as JudgeServices,
+        Price as Price,
+        Request as Request,
+    )
+    from saebench_meta.record import Record as Record, read_record as read_record
+    from saebench_meta.sae import SAE as SAE, SAEInfo as SAEInfo, Site as Site
+    from saebench_meta.stats import Estimate as Estimate
+    from saebench_meta.task import (
+        Family as Family,
+        Figure as Figure,
+        Metric as Metric,
+        Output as Output,
+        Pair as Pair,
+        Table as Table,
+        Task as Task,
+        Transcript as Transcript,
+    )
+    from saebench_meta.training.recipe import Recipe as Recipe, make_recipe as make_recipe
+    from saebench_meta.worlds import KnownTruth as KnownTruth, World as World, WorldLoader as WorldLoader

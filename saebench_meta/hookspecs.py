@@ -215,6 +215,25 @@ class Architecture:
     starts: bool = False
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What a plugin is tried with by `saebench check` and `saebench_meta.testing`.
+
+    Attributes:
+        saes: scheme -> references, without the scheme, of small sound SAEs.
+        parameters: task -> parameters that cost less than its defaults.
+        judges: judge -> options under which asking it costs nothing.
+        recipes: architecture -> fields of a recipe, and hyperparameters, that differ from its defaults.
+        exempt: id of a check, as it is printed -> why the rule does not hold here; `*` stands for any characters.
+    """
+
+    saes: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    exempt: Mapping[str, str] = field(default_factory=dict)
+
+
 @hookspec
 def saebench_loaders() -> Mapping[str, SAELoader | Callable[..., SAE]]:  # type: ignore[empty-body]
     """SAE formats: scheme -> loader, so that `--sae scheme:rest` finds it.
@@ -287,6 +306,14 @@ def saebench_truths() -> Mapping[str, KnownTruth]:  # type: ignore[empty-body]
 
     Asked while planning for what `truth` and the control `oracle` need; documents are annotated only for a task that
     asks for the truth.
+    """
+
+
+@hookspec
+def saebench_samples(folder: Path) -> Samples:  # type: ignore[empty-body]
+    """What to try this plugin with, such as small SAEs that it writes into `folder`, which is empty and soon removed.
+
+    Asked only by `saebench check` and `saebench_meta.testing`, of the plugins that are checked. May import torch.
     """
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +33,7 @@ from saebench_meta.hookspecs import (
     ModelLoader,
     NeedCheck,
     SAELoader,
+    Samples,
 )
 from saebench_meta.judging import JudgeLoader
 from saebench_meta.task import Task
@@ -42,6 +44,9 @@ T = TypeVar("T")
 
 SLOW_SECONDS = 0.25
 """A plugin whose import takes longer is named as slow in `saebench plugins`."""
+
+HAND_REGISTERED = "(registered by hand)"
+"""The distribution of a plugin that no entry point names."""
 
 
 @dataclass
@@ -159,7 +164,7 @@ class Registry:
 
     def register(self, module: ModuleType, name: str | None = None) -> PluginInfo:
         """Add a module as a plugin by hand, for notebooks and tests."""
-        info = PluginInfo(name or module.__name__, module.__name__, "(registered by hand)", "")
+        info = PluginInfo(name or module.__name__, module.__name__, HAND_REGISTERED, "")
         self.plugins.append(info)
         self._add(module, info)
         return info
@@ -233,6 +238,27 @@ class Registry:
             if not isinstance(task, Task):
                 raise TypeError(f"expected a Task (made by @task), got {type(task).__name__}")
             self.tasks.add(task.name, task, info)
+
+    # -- samples
+
+    def samples(self, plugin: PluginInfo, folder: Path) -> Samples:
+        """What a plugin is to be tried with; empty where it says nothing.
+
+        Args:
+            folder: an empty one, in which the plugin may write.
+
+        Raises:
+            PluginError: its hook gives something else.
+        """
+        for implementation in self._manager.hook.saebench_samples.get_hookimpls():
+            if implementation.plugin_name == f"{plugin.distribution}:{plugin.name}":
+                given = implementation.function(*([folder] if implementation.argnames else []))
+                if isinstance(given, Samples):
+                    return given
+                raise PluginError(
+                    f"saebench_samples of plugin '{plugin.name}' gives a {type(given).__name__}, expected Samples"
+                )
+        return Samples()
 
     # -- events
 

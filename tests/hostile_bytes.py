@@ -25,6 +25,8 @@ import torch
 from saebench_meta.errors import BadFileError, SaebenchError
 from saebench_meta.hookspecs import SAEHeader
 from saebench_meta.sae import SAE
+from saebench_meta.testing.damage import Sabotage as Sabotage
+from saebench_meta.testing.watch import nothing_is_run as nothing_is_run
 
 ALPHABET = b"\x00\xff{}[]()<'\",.:-+019efKMqQRhtuXJ"
 """Bytes that mean something to JSON, to numpy's headers or to a pickle."""
@@ -113,16 +115,6 @@ def zipped(parts: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     return out.getvalue()
 
 
-class Sabotage:
-    """Unpickling this creates a folder."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.target),)
-
-
 # -- what a loader may do
 
 
@@ -182,42 +174,6 @@ def _clear(function: Callable[[Path], Any], ref: Path, files: tuple[Path, ...]) 
         assert any(str(path) in str(e) for path in (ref, *files))
         assert str(e).isprintable() and len(str(e)) < 1500 + len(str(ref))
         return None
-
-
-# -- watching
-
-
-FORBIDDEN = ("pickle.", "subprocess.", "socket.", "shutil.", "os.system", "os.exec")
-FORBIDDEN += ("os.posix_spawn", "os.fork", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink")
-_seen: list[str] = []
-_watch: list[bool] = []
-
-
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if not any(_watch):
-        return
-    if event.startswith(FORBIDDEN) or (event == "open" and _is_writing(*arguments)):
-        _seen.append(f"{event} {arguments!r:.200}")
-
-
-def _is_writing(path: object, mode: str | None, flags: int) -> bool:
-    changes = bool(set(mode or "") & set("wax+")) or bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-    return changes and ".pyc" not in str(path)  # the first import of a module is kept
-
-
-@contextmanager
-def nothing_is_run() -> Iterator[None]:
-    """Fails where Python code unpickles, starts a program, connects, or writes, makes or removes a file or folder."""
-    if not _watch:
-        sys.addaudithook(_audit)  # there is no way to remove it
-        _watch.append(False)
-    _watch[0] = True
-    try:
-        yield
-    finally:
-        _watch[0] = False
-        found, _seen[:] = list(_seen), []
-    assert not found, found
 
 
 # -- memory

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from record_samples import MODEL, data, metric, record, write
 
 import saebench_meta
-from saebench_meta.cli import check, reference, run, saebench, schema
+from saebench_meta.cli import reference, run, saebench, schema
 from saebench_meta.cli.cache import parse_size, size
 from saebench_meta.cli.group import envvar_name
 from saebench_meta.cli.options import spread
@@ -23,6 +23,7 @@ from saebench_meta.environment import commit_of, versions
 from saebench_meta.plan import Plan, make_plan
 from saebench_meta.plugins import Registry
 from saebench_meta.settings import Settings
+from saebench_meta.testing.declared import task_faults
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -465,7 +466,7 @@ def test_check_with_a_sample_says_what_is_missing() -> None:
 
 
 def test_check_of_a_task_names_what_it_leaves_undone(registry: Registry) -> None:
-    faults = check.task_faults(registry, registry.tasks["toy_needy"])
+    faults = task_faults(registry, registry.tasks["toy_needy"])
     assert "needs 'moonlight', which no installed plugin provides" in faults
     assert "no metric is marked `main=True`, so the short table is empty" in faults
     done = call("check", "--task", "toy_needy")
@@ -484,7 +485,7 @@ def test_a_task_that_keeps_the_rules_passes(registry: Registry) -> None:
         """Measures something."""
         return Output()
 
-    assert check.task_faults(registry, sound) == []
+    assert task_faults(registry, sound) == []
 
 
 # -- the rest

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from quiz_plugin import OPTIONS, PAID, Bent
 from record_samples import record, write
 
-from saebench_meta.cli import check, run, saebench
+from saebench_meta.cli import run, saebench
 from saebench_meta.cli.options import settings_of
 from saebench_meta.errors import PluginError, SaebenchError, UnknownNameError, UnmetNeedError
 from saebench_meta.hookspecs import hookimpl
@@ -26,6 +26,8 @@ from saebench_meta.plugins import Registry
 from saebench_meta.record import JudgeUsed
 from saebench_meta.settings import Settings, parse_judge_options
 from saebench_meta.task import Metric, task
+from saebench_meta.testing import attempt_all, battery
+from saebench_meta.testing.declared import task_faults
 
 PRICED = {"price_in": "1", "price_out": "10"}
 """US dollars for a million tokens."""
@@ -362,8 +364,8 @@ def test_a_task_shows_the_hashes_of_its_prompts(registry: Registry) -> None:
 
 
 def test_a_check_says_what_a_task_that_asks_leaves_undone(registry: Registry) -> None:
-    assert check.task_faults(registry, quiz_plugin.quiz) == []
-    faults = " ".join(check.task_faults(registry, quiz_plugin.silent_quiz))
+    assert task_faults(registry, quiz_plugin.quiz) == []
+    faults = " ".join(task_faults(registry, quiz_plugin.silent_quiz))
     assert "does not say how much (`asks`)" in faults and "does not show its prompts" in faults
 
     def unreadable() -> dict[str, str]:
@@ -374,20 +376,16 @@ def test_a_check_says_what_a_task_that_asks_leaves_undone(registry: Registry) ->
         made = task(
             "odd", version=1, needs=["judge"], metrics=metrics, controls=(), prompts=prompts, asks=quiz_plugin.asks
         )
-        assert [f for f in check.task_faults(registry, made(quiz_plugin.quiz.function)) if fault in f]
+        assert [f for f in task_faults(registry, made(quiz_plugin.quiz.function)) if fault in f]
 
 
 def test_a_check_of_a_plugin_looks_at_its_judges(registry: Registry) -> None:
-    odd = JudgeLoader(Bent, options={"model": "", "servers": ["a"], "depth": None})
+    odd = JudgeLoader(Bent, options={"model": "", "servers": ["a"], "depth": None}, summary="odd")
     module = types.ModuleType("odd")
     module.__dict__.update(saebench_api=1, saebench_judges=hookimpl(lambda: {"odd": odd}))
     registry.register(module)
-    faults = check.plugin_faults(registry, "odd")
-    assert [f.partition("judge 'odd'")[2] for f in faults] == [
-        " has no `summary`",
-        ": option 'servers' is no text, number or truth value, so -J cannot set it",
-    ]
-    assert not any("judge 'paid'" in fault for fault in check.plugin_faults(registry, "quizzes"))
+    faults = [o.reason for o in attempt_all(battery("odd", registry=registry)) if o.status == "fault"]
+    assert "these options are no text, number or truth value, so -J cannot set them: servers" in faults
 
 
 def test_the_smallest_loader_needs_nothing_but_make() -> None:

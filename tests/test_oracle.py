@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import toy_plugin
 
-from saebench_meta.cli.check import task_faults
 from saebench_meta.errors import UnmetNeedError
 from saebench_meta.hookspecs import DataIdentity, DatasetLoader, ModelIdentity, ModelLoader, hookimpl
 from saebench_meta.plan import Unit, describe, make_plan
@@ -20,6 +19,7 @@ from saebench_meta.runner import execute
 from saebench_meta.settings import Settings
 from saebench_meta.stats import census
 from saebench_meta.task import Metric, Output, task
+from saebench_meta.testing.declared import task_faults
 from saebench_meta.worlds import KnownTruth
 
 MODEL, ORACLE = "no-such-model", "toy:x-32"

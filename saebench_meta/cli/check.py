@@ -10,14 +10,14 @@ import click
 from saebench_meta.cli.output import columns, json_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from saebench_meta.inputs import Inputs
-    from saebench_meta.judging import JudgeLoader
-    from saebench_meta.plugins import PluginInfo, Registry
+    from saebench_meta.plugins import Registry
     from saebench_meta.sae import SAE
     from saebench_meta.settings import Settings
-    from saebench_meta.task import Task
+    from saebench_meta.testing.checks import Check
 
-BUILT_IN_NEEDS = ("activations", "lm", "reference", "judge", "labelled", "truth", "cities")
 SAMPLE_TOKENS = 2048
 FAULTS_FOUND = 1
 
@@ -45,7 +45,7 @@ def command(
 
     For an SAE: its weights, its site, and anything odd.
 
-    For a task or plugin: whether it keeps the rules; exit 1 if not.
+    For a task or plugin: the checks of saebench_meta.testing, a line each; exit 1 if a rule is broken.
     """
     if sum(x is not None for x in (ref, task_name, plugin_name)) != 1:
         raise click.UsageError("give one of: an SAE's REF, --task NAME, --plugin NAME")
@@ -56,13 +56,10 @@ def command(
         facts = check_sae(found, ref, sample=sample, **site)
         json_line(facts) if as_json else click.echo(_facts(facts))
         return 0
-    faults = task_faults(found, found.tasks[task_name]) if task_name else plugin_faults(found, plugin_name or "")
-    what = task_name or plugin_name
-    if as_json:
-        json_line({"checked": what, "faults": faults})
-    else:
-        click.echo("\n".join(f"{what}: {f}" for f in faults) or f"{what}: keeps the rules")
-    return FAULTS_FOUND if faults else 0
+    from saebench_meta.testing.battery import battery
+
+    checks = checks_of_task(found, task_name) if task_name else battery(plugin_name or "", registry=found)
+    return 0 if told(checks, as_json, task_name or plugin_name or "") else FAULTS_FOUND
 
 
 # -- an SAE
@@ -136,90 +133,37 @@ def _shown(value: Any) -> str:
     return number(value) if isinstance(value, int | float) else str(value)
 
 
-# -- conformance
+# -- a plugin or a task
 
 
-def task_faults(registry: Registry, task: Task) -> list[str]:
-    """What a task leaves undone that readers of its results need; empty if nothing."""
-    from saebench_meta.stats import parse_formula
-    from saebench_meta.task import ORACLE
-
-    faults = []
-    if not task.summary.strip():
-        faults.append("the docstring's first line does not say what is measured")
-    if not any(m.main for m in task.metrics):
-        faults.append("no metric is marked `main=True`, so the short table is empty")
-    known = {*BUILT_IN_NEEDS, *registry.needs}
-    faults += [f"needs '{n}', which no installed plugin provides" for n in task.needs if n not in known]
-    faults += _judge_faults(task)
-    if task.subject == "pair" and "reference" not in task.needs:
-        faults.append("its subject is a pair, but its needs do not name 'reference'")
-    for metric in task.metrics:
-        if not metric.help:
-            faults.append(f"metric '{metric.name}' has no `help`")
-        if metric.of is not None:
-            try:
-                parse_formula(metric.of)
-            except ValueError as e:
-                faults.append(f"metric '{metric.name}': {e}")
-        missing = set((metric.expects or "trained").split(">")) - {"trained", ORACLE, *task.controls}
-        if missing:
-            faults.append(f"metric '{metric.name}' expects an order of {sorted(missing)}, which the task does not run")
-        if metric.expects and not metric.why:
-            faults.append(f"metric '{metric.name}' does not say why that order is expected (`why`)")
-    return faults
-
-
-def _judge_faults(task: Task) -> list[str]:
-    """What a task that asks a judge leaves undone."""
-    from saebench_meta.judges import prompt_hashes
-
-    if "judge" not in task.needs:
-        return []
-    faults = [] if task.asks else ["it asks a judge, but does not say how much (`asks`), so that no price can be told"]
-    if task.prompts is None:
-        return [*faults, "it asks a judge, but does not show its prompts (`prompts`), so that records cannot hash them"]
-    try:
-        return faults if prompt_hashes(task) else [*faults, "`prompts` gives no prompt"]
-    except Exception as e:  # a third party's function may raise anything; it is reported, not hidden
-        return [*faults, f"`prompts` fails: {type(e).__name__}: {e}"]
-
-
-def _loader_faults(name: str, loader: JudgeLoader) -> list[str]:
-    """What a judge leaves undone."""
-    faults = [] if loader.summary else [f"judge '{name}' has no `summary`"]
-    plain = (str, int, float, bool, type(None))
-    odd = sorted(option for option, default in loader.options.items() if not isinstance(default, plain))
-    return faults + [
-        f"judge '{name}': option '{o}' is no text, number or truth value, so -J cannot set it" for o in odd
-    ]
-
-
-def plugin_faults(registry: Registry, name: str) -> list[str]:
-    """Problems of a plugin, or of every plugin of a distribution, and faults of the tasks they offer.
+def checks_of_task(registry: Registry, name: str) -> list[Check]:
+    """Every check of a task, tried with what its plugin gives.
 
     Raises:
-        UnknownNameError: there is no such plugin.
+        UnknownNameError: there is no such task.
     """
-    from saebench_meta.errors import UnknownNameError, did_you_mean
+    from saebench_meta.testing.battery import battery
 
-    chosen = [p for p in registry.plugins if name in (p.name, p.distribution)]
-    if not chosen:
-        names = {p.name for p in registry.plugins} | {p.distribution for p in registry.plugins}
-        raise UnknownNameError(f"no plugin or distribution is called '{name}'{did_you_mean(name, sorted(names))}")
-    return [fault for plugin in chosen for fault in _plugin_faults(registry, plugin)]
+    registry.tasks[name]
+    of = f"task '{name}'"
+    plugin = registry.tasks.owner(name)
+    return [check for check in battery(plugin.name, kinds=("task",), registry=registry) if check.of == of]
 
 
-def _plugin_faults(registry: Registry, plugin: PluginInfo) -> list[str]:
-    faults = list(plugin.problems)
-    if plugin.registered and not plugin.provides:
-        faults.append(f"plugin '{plugin.name}' offers nothing but events, if that")
-    if plugin.slow:
-        faults.append(f"takes {plugin.seconds:.2f} s to import: import torch and the like inside functions")
-    for judge in plugin.provides.get("judge", []):
-        if judge in registry.judges:
-            faults += _loader_faults(judge, registry.judges[judge])
-    for task in plugin.provides.get("task", []):
-        if task in registry.tasks:
-            faults += [f"task '{task}': {fault}" for fault in task_faults(registry, registry.tasks[task])]
-    return [f"{plugin.name}: {f}" if plugin.name not in f else f for f in faults]
+def told(checks: Iterable[Check], as_json: bool, what: str) -> bool:
+    """Run checks and print a line for each as it ends, or all as one JSON object; whether every rule is kept."""
+    from saebench_meta.testing.checks import attempt
+
+    found = []
+    for check in checks:
+        found.append(outcome := attempt(check))
+        if not as_json:
+            click.echo(f"{outcome.status:5}  {outcome.id}" + (f": {outcome.reason}" if outcome.reason else ""))
+    faults = [f"{o.id}: {o.reason}" for o in found if o.status == "fault"]
+    if as_json:
+        json_line({"checked": what, "faults": faults, "checks": [asdict(o) for o in found]})
+    else:
+        kept = sum(o.status == "ok" for o in found)
+        skipped = len(found) - kept - len(faults)
+        click.echo(f"{what}: {kept} of {len(found)} rules kept, {len(faults)} broken, {skipped} not tried")
+    return not faults

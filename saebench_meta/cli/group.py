@@ -36,6 +36,8 @@ COMMANDS = (
     "models",
     "check",
     "truth",
+    "leaderboard",
+    "new",
     "schema",
     "cache",
     "env",
