@@ -22,7 +22,6 @@ CHEAP = {
 RANDOM = "it compares with latents drawn at random"
 ROWS = "it trains on the decoder's rows, in their order"
 EXEMPT = {
-    "task 'city_steering': the size of codes*": "a city's own latent is the one of the largest code",
     "task 'frankenstein': padding*": "it trains on rows of the length given",
     "task 'meta_sae*': the order of latents*": ROWS,
     "task 'sparse_probing': the order of latents*": RANDOM,

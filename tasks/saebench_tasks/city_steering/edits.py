@@ -41,7 +41,7 @@ class CityLatents:
 
     Attributes:
         latents: (cities, m), the most contrasting first.
-        contrast: of each, its mean code on the city minus that on the others.
+        contrast: of each, its mean code on the city minus that on the others, times the norm of its decoder row.
         codes: (cities, m) t.
         directions: (cities, d_in) u; zero where none of a city's latents is ever on.
     """
@@ -64,7 +64,8 @@ def city_latents(sae: SAE, asked: Asked, m: int) -> CityLatents:
     for city in range(len(asked.cities)):
         at = [x[p.at] for p, x in asked.of(city, "selection", range(len(asked.attributes)))]
         mean[city] = sae.encode(torch.stack(at).to(sae.W_dec)).mean(0)
-    contrast = mean - (mean.sum(0) - mean) / (len(mean) - 1)
+    norm = sae.W_dec.norm(dim=1)  # a latent whose codes are halved and decoder row doubled is the same latent
+    contrast = (mean - (mean.sum(0) - mean) / (len(mean) - 1)) * norm
     top = contrast.topk(m, dim=1)
     codes = mean.gather(1, top.indices)
     directions = normalize(torch.einsum("cm,cmd->cd", codes, sae.W_dec[top.indices]), dim=1)
