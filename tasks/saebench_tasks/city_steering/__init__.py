@@ -151,7 +151,6 @@ METRICS = (
     limit_unit="pairs",
     source='the post "Showing SAE latents are not atomic using meta-SAEs", targeted edits',
     trains=trains,
-    profiles={"quick": {"pairs": 20, "edits": 32}},
 )
 def city_steering(
     sae: SAE,
