@@ -36,8 +36,8 @@ PIP_INSTALL = -m pip install --quiet --quiet --disable-pip-version-check
 # index, so an index that holds nothing but torch will do.
 TORCH_FROM = $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)")
 
-# A file's tests stay together, since they share what is dear to make.
-PYTEST = -m pytest -n $(WORKERS) --dist loadfile
+# A file's tests stay together, since they share what is dear to make; the longest files come first (tests/conftest.py).
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Several threads wait for each other when cores are shared; one is faster for tests and for what the demo does.
 export OMP_NUM_THREADS ?= 1

@@ -29,6 +29,8 @@ os.environ.update(
     WANDB_MODE="disabled",
     SAEBENCH_CACHE_DIR=str(SCRATCH / "cache"),
 )
+LONGEST = ("test_resume", "test_job", "test_build", "test_testing_tasks", "test_hub_data", "test_packaging")
+"""Files that take longest, first to last: begun first, so that no process is left with one at the end."""
 KEPT = {f"SAEBENCH_{name}" for name in ("CACHE_DIR", "TEST_DATA", "TEST_KILLS", "FUZZ")}
 for name in [n for n in os.environ if n.startswith("SAEBENCH_") and n not in KEPT]:
     del os.environ[name]
@@ -39,6 +41,10 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def pytest_unconfigure() -> None:
