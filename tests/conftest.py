@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parents[1]
 SCRATCH = Path(tempfile.mkdtemp(prefix="saebench-tests-"))
+LONGEST = ("test_resume", "test_job", "test_build", "test_testing_tasks", "test_hub_data", "test_packaging")
+"""Files that take longest, first to last: begun first, so that no process is left with one at the end."""
 
 # Set before anything imports torch or a hub client, and inherited by the commands that tests start. Two torch threads
 # on two shared cores are several times slower than one.
@@ -29,8 +31,6 @@ os.environ.update(
     WANDB_MODE="disabled",
     SAEBENCH_CACHE_DIR=str(SCRATCH / "cache"),
 )
-LONGEST = ("test_resume", "test_job", "test_build", "test_testing_tasks", "test_hub_data", "test_packaging")
-"""Files that take longest, first to last: begun first, so that no process is left with one at the end."""
 KEPT = {f"SAEBENCH_{name}" for name in ("CACHE_DIR", "TEST_DATA", "TEST_KILLS", "FUZZ")}
 for name in [n for n in os.environ if n.startswith("SAEBENCH_") and n not in KEPT]:
     del os.environ[name]
