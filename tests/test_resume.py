@@ -43,7 +43,8 @@ sys.exit(code)
 
 
 def start(out: Path, cache: Path, *more: str, tasks: str = TASKS) -> subprocess.Popen[str]:
-    arguments = ["run", "--sae", SAE, "--tasks", tasks, "-o", str(out), "--profile", "quick", "--json", *SHORTER, *more]
+    size = ["--profile", "quick", *(["--tokens", "2048"] if tasks == TASKS else [])]
+    arguments = ["run", "--sae", SAE, "--tasks", tasks, "-o", str(out), *size, "--json", *SHORTER, *more]
     return subprocess.Popen(
         [sys.executable, "-c", RUNNER, *arguments],
         env={**os.environ, "SAEBENCH_CACHE_DIR": str(cache)},
