@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+DENSE_POOL = 16
+"""Codes are pooled in a dense table of at most so many cells an entry: putting entries in order takes longer."""
+
+
 @dataclass(frozen=True)
 class ByLatent:
     """The columns-first view: entries of latent j are `indptr[j]:indptr[j+1]`, ordered by token."""
@@ -48,16 +52,18 @@ class Codes:
     @classmethod
     def from_dense(cls, f: Float[Tensor, "tokens latents"]) -> Codes:
         """From a dense block; keep blocks small, the dense matrix is what this class avoids."""
+        return cls.from_places(f, places_of(f != 0))
+
+    @classmethod
+    def from_places(cls, f: Float[Tensor, "tokens latents"], places: Int[Tensor, " nnz"]) -> Codes:
+        """From the entries of a dense block at some places of its flattened form, which ascend."""
         import torch
 
-        # On the flat view: a third of the time of a mask with 2-D indices, because the block is read only once.
         tokens, latents = f.shape
-        flat = f.reshape(-1)
-        places = flat.nonzero().squeeze(1)
-        rows = torch.div(places, latents, rounding_mode="floor")
-        indptr = torch.zeros(tokens + 1, dtype=torch.int64, device=f.device)
-        indptr[1:] = torch.bincount(rows, minlength=tokens).cumsum(0)
-        return cls(indptr, (places - rows * latents).to(torch.int32), flat[places], latents)
+        starts = torch.arange(tokens + 1, device=f.device) * latents
+        indptr = torch.searchsorted(places, starts)
+        cols = places - torch.repeat_interleave(starts[:-1], indptr.diff())
+        return cls(indptr, cols.to(torch.int32), f.reshape(-1)[places], latents)
 
     @classmethod
     def from_top(cls, values: Float[Tensor, "tokens k"], latents: Int[Tensor, "tokens k"], n_latents: int) -> Codes:
@@ -210,9 +216,15 @@ class Codes:
         if self.n_tokens and not 0 <= int(documents.min()) <= int(documents.max()) < n_docs:
             raise ValueError(f"Codes.pool: document numbers must lie in [0, {n_docs})")
         key = documents[self.rows] * self.n_latents + self.cols
-        unique, inverse = torch.unique(key, return_inverse=True)
-        sums = torch.zeros(unique.shape[0], dtype=torch.float64, device=self.device)
-        sums.index_add_(0, inverse, self.values.double())
+        if n_docs * self.n_latents <= DENSE_POOL * self.nnz:
+            table = torch.zeros(n_docs * self.n_latents, dtype=torch.float64, device=self.device)
+            table.index_add_(0, key, self.values.double())
+            unique = places_of(table != 0)
+            sums = table[unique]
+        else:
+            unique, inverse = torch.unique(key, return_inverse=True)
+            sums = torch.zeros(unique.shape[0], dtype=torch.float64, device=self.device)
+            sums.index_add_(0, inverse, self.values.double())
         doc = torch.div(unique, self.n_latents, rounding_mode="floor")
         sizes = torch.bincount(documents, minlength=n_docs)
         indptr = torch.zeros(n_docs + 1, dtype=torch.int64, device=self.device)
@@ -264,3 +276,13 @@ class Codes:
 
         out = torch.zeros(self.n_latents, dtype=torch.float64, device=self.device)
         return out.index_add_(0, self.cols.long(), self.values.double() ** power)
+
+
+def places_of(mask: Bool[Tensor, "..."]) -> Int[Tensor, " found"]:
+    """Where a mask is true, in its flattened form, ascending."""
+    import numpy as np
+    import torch
+
+    if mask.device.type != "cpu":
+        return mask.reshape(-1).nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))  # in a third of the time that torch takes

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -35,10 +35,6 @@ C = TypeVar("C")
 
 POOLED_LIMIT = 256 << 20
 """Bytes of pooled codes of a set kept at once; those used longest ago go first."""
-DENSE_LATENTS = 1024
-"""Up to so many latents, codes are summed over a text's tokens as they are, not as entries of a sparse matrix."""
-DENSE_TOKENS = 2048
-"""Tokens whose codes are dense at once."""
 ID_LENGTH = 16
 """Characters of a text's hash by which it is known in the sample."""
 
@@ -137,10 +133,10 @@ class Labelled:
         for first, end, chunk in self._blocks():
             x, text = chunk.x.to(sae.device), chunk.document.to(sae.device) - first
             scale = sae.transform(x)[1].scale
-            means = _dense_means if sae.d_sae <= DENSE_LATENTS else _sparse_means
-            pooled = means(sae, x, text, end - first, [None] if scale is None else [None, scale])
-            plain.append(pooled[0])
-            scaled += pooled[1:]
+            codes = sae.encode_sparse(x)
+            plain.append(codes.pool(text, end - first))
+            if scale is not None:
+                scaled.append(replace(codes, values=codes.values * scale[codes.rows, 0]).pool(text, end - first))
             self._progress(f"{self.name}: codes of {sae.info.name}", end, self.n_texts)
         whole = Codes.cat(plain, n_latents=sae.d_sae)
         return whole, Codes.cat(scaled) if scaled else whole
@@ -212,33 +208,6 @@ def labelled_at(
 def _content_hash(sample: Sample, texts: Texts, classes: tuple[str, ...]) -> str:
     facts = [(text.label, text.test) for text in texts.kept]
     return hashlib.sha256(f"{sample.content_hash()} {classes} {facts}".encode()).hexdigest()
-
-
-def _sparse_means(
-    sae: SAE, x: Float[Tensor, "tokens d_in"], text: Int[Tensor, " tokens"], n: int, scales: Sequence[Tensor | None]
-) -> list[Codes]:
-    """Mean codes of texts, plain and times each of the scales that are given."""
-    codes = sae.encode_sparse(x)
-    times = [codes.values if scale is None else codes.values * scale[codes.rows, 0] for scale in scales]
-    return [replace(codes, values=values).pool(text, n) for values in times]
-
-
-def _dense_means(
-    sae: SAE, x: Float[Tensor, "tokens d_in"], text: Int[Tensor, " tokens"], n: int, scales: Sequence[Tensor | None]
-) -> list[Codes]:
-    """The same by dense sums: with few latents they take less time than putting entries in order."""
-    import torch
-
-    from saebench_meta.codes import Codes
-
-    sums = [torch.zeros(n, sae.d_sae, dtype=torch.float64, device=x.device) for _ in scales]
-    for at in range(0, len(x), DENSE_TOKENS):
-        part = slice(at, at + DENSE_TOKENS)
-        f = sae.encode(x[part])
-        for total, scale in zip(sums, scales, strict=True):
-            total.index_add_(0, text[part], (f if scale is None else f * scale[part]).double())
-    sizes = torch.bincount(text, minlength=n)[:, None]
-    return [Codes.from_dense((total / sizes).to(x.dtype)) for total in sums]
 
 
 def _nbytes(plain: Codes, scaled: Codes) -> int:

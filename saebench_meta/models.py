@@ -131,20 +131,24 @@ class LanguageModel:
             )
 
     def activations(self, tokens: Int[Tensor, "batch tokens"], hook: str) -> Float[Tensor, "batch tokens d_in"]:
-        """Activations at a hook in float32; the model runs no further than the hook's layer.
+        """Activations at a hook in float32; the model runs no further than the hook.
 
         Raises:
             SaebenchError: the hook did not fire, or gives no vector per token.
         """
+        from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
         found: list[Tensor] = []
 
         def keep(x: Tensor, hook: Any) -> None:  # noqa: ARG001
             found.append(x.detach())
+            # `stop_at_layer` would run the rest of the layer, and after the last one the unembedding.
+            raise StopAtLayerException(x)
 
-        self._run(tokens, hook, keep, stop_at_layer=_stop(hook))
+        self._run(tokens, hook, keep)
         if not found:
             raise SaebenchError(f"hook '{hook}' of model '{self.ref}' gave no activation: it is switched off there")
-        return self._joined(found[-1], hook, tokens).float()
+        return self._joined(found[0], hook, tokens).float()
 
     def logits(
         self, tokens: Int[Tensor, "batch tokens"], *, hook: str | None = None, edit: Edit | None = None
@@ -208,7 +212,6 @@ class LanguageModel:
         tokens: Int[Tensor, "batch tokens"],
         hook: str | None,
         function: Callable[..., Any],
-        stop_at_layer: int | None = None,
         more: Sequence[tuple[str, Callable[..., Any]]] = (),
     ) -> Any:
         """One forward pass; TransformerLens removes the hooks in a `finally`, so an error in one leaves none behind."""
@@ -222,7 +225,7 @@ class LanguageModel:
         with torch.no_grad(), strict_fp32():
             if hook is None:
                 return self._model(tokens, return_type="logits")
-            return self._model.run_with_hooks(tokens, fwd_hooks=[(hook, function), *more], stop_at_layer=stop_at_layer)
+            return self._model.run_with_hooks(tokens, fwd_hooks=[(hook, function), *more])
 
     def _joined(self, x: Tensor, hook: str, tokens: Tensor) -> Float[Tensor, "batch tokens d_in"]:
         if x.ndim == 4 and hook.endswith(PER_HEAD):
@@ -324,14 +327,6 @@ def token_losses(
 def _layer(hook: str) -> int | None:
     parts = hook.split(".")
     return int(parts[1]) if parts[0] == "blocks" and len(parts) > 2 and parts[1].isdigit() else None
-
-
-def _stop(hook: str) -> int | None:
-    """First layer that need not run: one past the hook's own, since stopping at it would leave the hook unread."""
-    layer = _layer(hook)
-    if layer is not None:
-        return layer + 1
-    return 0 if hook.startswith(("hook_embed", "hook_pos_embed", "embed.")) else None
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:

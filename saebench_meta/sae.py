@@ -34,6 +34,10 @@ InputTransform = Literal["none", "center", "layer_norm", "norm_rescale"]
 UNKNOWN = "unknown"
 """What a loader puts where a file does not say its model or hook; the user must then say it."""
 
+CACHED = 2**17
+"""Pre-activations worked out at once on a CPU: 512 KB, which its cache keeps for what is done with them next."""
+MIN_CHUNK, MAX_CHUNK = 64, 2048
+"""Tokens whose pre-activations are worked out at once."""
 LAYER_NORM_EPS = 1e-5
 """Added to the unbiased standard deviation in the division, not in undoing it: so do OpenAI's SAEs and sae-lens."""
 
@@ -236,20 +240,21 @@ class SAE:
     def _encode_z(self, z: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
         return self.encoder(z) if self.encoder is not None else self.activate(self.preactivations(z))
 
-    def encode_sparse(self, x: Float[Tensor, "tokens d_in"], *, chunk: int = 2048) -> Codes:
-        """Codes of `x`, worked out `chunk` tokens at a time."""
+    def encode_sparse(self, x: Float[Tensor, "tokens d_in"], *, chunk: int | None = None) -> Codes:
+        """Codes of `x`, worked out `chunk` tokens at a time; None chooses by the device and the width."""
         import torch
 
+        from saebench_meta.active import active_codes
         from saebench_meta.codes import Codes
 
         def codes(part: Tensor) -> Codes:
-            if self.encoder is not None or self.info.activation != "topk" or self.info.k is None:
+            if self.encoder is not None:
                 return Codes.from_dense(self.encode(part))
-            # The top are known by number: a dense matrix to look for them in would take twice as long.
-            top = self.preactivations(self.transform(part)[0]).topk(self.info.k, dim=-1, sorted=False)
-            return Codes.from_top(top.values, top.indices, self.d_sae)
+            pre = self.preactivations(self.transform(part)[0])
+            return active_codes(pre, self.info.activation, k=self.info.k, threshold=self.threshold)
 
-        return Codes.cat([codes(part) for part in torch.split(x, chunk)], n_latents=self.d_sae)
+        size = chunk or chunk_tokens(self.d_sae, x.device)
+        return Codes.cat([codes(part) for part in torch.split(x, size)], n_latents=self.d_sae)
 
     def decode(
         self, f: Codes | Float[Tensor, "tokens d_sae"], stats: TokenStats | None = None
@@ -303,6 +308,11 @@ class SAE:
         return f"SAE({i.name!r}, {i.activation}, d_in={i.d_in}, d_sae={i.d_sae}, site={i.site})"
 
 
+def chunk_tokens(d_sae: int, device: torch.device) -> int:
+    """Tokens whose pre-activations are worked out at once."""
+    return max(MIN_CHUNK, min(MAX_CHUNK, CACHED // d_sae)) if device.type == "cpu" else MAX_CHUNK
+
+
 def encoder_key(sae: SAE) -> tuple[object, ...]:
     """Equal for SAEs that share their encoder, such as an SAE and its permuted controls: they have the same codes."""
     tensors = (sae.W_enc, sae.b_enc, sae.threshold, sae.encoder)
@@ -326,6 +336,8 @@ def activate(
     """An activation function applied to pre-activations; `topk` needs `k`, `jumprelu` needs `threshold`."""
     import torch
 
+    from saebench_meta.active import top_places
+
     match activation:
         case "relu":
             return torch.relu(pre)
@@ -334,5 +346,9 @@ def activate(
             return pre.masked_fill(pre <= threshold.clamp_min(0), 0)  # a NaN stays a NaN
         case "topk":
             assert k is not None
+            if pre.ndim == 2 and not pre.requires_grad and (places := top_places(pre, k)) is not None:
+                f = torch.zeros_like(pre, memory_format=torch.contiguous_format)
+                f.view(-1)[places] = pre.reshape(-1)[places]
+                return f
             top = pre.topk(k, dim=-1, sorted=False)
             return torch.zeros_like(pre).scatter_(-1, top.indices, torch.relu(top.values))

@@ -52,8 +52,9 @@ def test_pooled_activations_and_codes_are_the_means_of_each_text_however_tokens_
     found, x, document = made(sizes, size)
     sae = tied_sae(6, 10, bias=-0.2) if kind else tied_sae(6, 10, activation="topk", k=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("saebench_meta.labelled.DENSE_TOKENS", part)
-        patch.setattr("saebench_meta.labelled.DENSE_LATENTS", 10 if kind < 2 else 9)
+        patch.setattr("saebench_meta.sae.CACHED", 0)
+        patch.setattr("saebench_meta.sae.MIN_CHUNK", part)
+        patch.setattr("saebench_meta.codes.DENSE_POOL", 16 if kind < 2 else 0)
         found.codes(sae)
     own = [document == i for i in range(len(sizes))]
     torch.testing.assert_close(found.x, torch.stack([x[rows].mean(0) for rows in own]))
@@ -66,12 +67,12 @@ def test_pooled_activations_and_codes_are_the_means_of_each_text_however_tokens_
     assert sum(map(len, numbers)) == len(set().union(*numbers)) == len(sizes)  # whole texts at a time
 
 
-@pytest.mark.parametrize("dense", [0, 8])
+@pytest.mark.parametrize("dense", [0, 16])
 @pytest.mark.parametrize("transform", ["none", "center", "layer_norm", "norm_rescale"])
 def test_scaled_codes_times_a_decoder_row_is_what_ablating_the_latent_takes_from_the_mean(
     transform: str, dense: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saebench_meta.labelled.DENSE_LATENTS", dense)
+    monkeypatch.setattr("saebench_meta.codes.DENSE_POOL", dense)
     found, x, document = made([3, 1, 5, 2])
     sae = tied_sae(6, 8, bias=-0.1, input_transform=transform)
     _, stats = sae.transform(x)
@@ -91,8 +92,8 @@ def test_scaled_codes_times_a_decoder_row_is_what_ablating_the_latent_takes_from
 def test_codes_are_worked_out_once_for_all_saes_that_share_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _, _ = made([4] * 6)
     sae, passes = tied_sae(6, 8), []
-    encode = SAE.encode
-    monkeypatch.setattr(SAE, "encode", lambda self, x: passes.append(len(x)) or encode(self, x))
+    encode = SAE.encode_sparse
+    monkeypatch.setattr(SAE, "encode_sparse", lambda self, x: passes.append(len(x)) or encode(self, x))
     permuted = replace(sae, W_dec=sae.W_dec.flip(0))
     assert found.codes(sae) is found.codes(permuted) is found.scaled_codes(sae)
     assert sum(passes) == 24

@@ -162,9 +162,27 @@ def test_an_unknown_hook_is_never_passed_over(lm: LanguageModel, tokens: torch.T
 def test_a_hook_that_does_not_fire_is_an_error(
     lm: LanguageModel, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saebench_meta.models._stop", lambda hook: 2)
+    monkeypatch.setattr(lm, "_run", lambda *_: None)
     with pytest.raises(SaebenchError, match="gave no activation"):
         lm.activations(tokens, "blocks.2.hook_resid_pre")
+
+
+def test_the_model_runs_no_further_than_the_hook(lm: LanguageModel, tokens: torch.Tensor) -> None:
+    ran: list[str] = []
+    last = f"blocks.{lm.n_layers - 1}.hook_resid_post"
+    parts = {"blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out", "unembed.hook_in"} & lm._hooks
+    more = [lm._model.hook_dict[name].register_forward_hook(lambda *_, name=name: ran.append(name)) for name in parts]
+    try:
+        lm.activations(tokens, "blocks.0.hook_resid_post")
+        assert ran == ["blocks.0.hook_mlp_out"]
+        x = lm.activations(tokens, last)
+        assert "unembed.hook_in" in parts and "unembed.hook_in" not in ran
+    finally:
+        for handle in more:
+            handle.remove()
+    kept: list[torch.Tensor] = []
+    lm.logits(tokens, hook=last, edit=lambda before: kept.append(before) or before)  # type: ignore[func-returns-value]
+    assert torch.equal(x, kept[0])
 
 
 def test_strict_fp32_is_strict_inside_and_restores_after_an_error() -> None:

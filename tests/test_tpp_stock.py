@@ -121,9 +121,13 @@ def test_only_latents_more_active_on_the_class_are_ranked() -> None:
         own = one.label[drawn] == j
         difference = f[drawn[own]].mean(0) - f[drawn[~own]].mean(0)
         torch.testing.assert_close(found[j], difference.clamp_min(0) * effect[:, j])
-    order = stock.ranked(found[0])
-    assert (found[0][order] != 0).all() and (found[0][order].diff() <= 0).all()
-    assert len(order) == int((found[0] != 0).sum())
+
+
+def test_as_many_latents_as_have_an_effect_are_taken_the_largest_first() -> None:
+    effects = torch.tensor([0.0, -3.0, 2.0, 0.0, 5.0, -1.0])
+    # Four have one. The tool takes the four largest of all, so both zeros come before -1.
+    assert stock.ranked(effects).tolist() == [4, 2, 0, 3]
+    assert stock.ranked(torch.zeros(3)).tolist() == []
 
 
 def test_the_whole_protocol_gives_every_metric_but_those_of_random_latents(monkeypatch: pytest.MonkeyPatch) -> None:

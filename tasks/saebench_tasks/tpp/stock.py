@@ -175,6 +175,10 @@ def scores(codes: Codes, run: Run, effect: Float[Tensor, "d_sae classes"]) -> Fl
 
 
 def ranked(attribution: Float[Tensor, " d_sae"]) -> Int[Tensor, " latents"]:
-    """The latents with the largest attribution other than 0, below 0 too where there are no others."""
+    """The latents with the largest attribution, as many as have one other than 0.
+
+    The tool counts those and then takes that many of all: where few help the probe, latents with attribution 0, which
+    are less active on the class than elsewhere, come before those below 0.
+    """
     order = attribution.argsort(descending=True, stable=True)
-    return order[attribution[order] != 0][: max(SIZES)]
+    return order[: min(max(SIZES), int(attribution.count_nonzero()))]
