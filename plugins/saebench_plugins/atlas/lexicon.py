@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 Slots = Mapping[str, tuple[str, ...]]
 
@@ -59,7 +60,7 @@ class Theme:
         """Its labels."""
         return " ".join(self.parts)
 
-    @property
+    @cached_property
     def slots(self) -> Slots:
         """Of all its parts."""
         return {slot: values for slots in self.parts.values() for slot, values in slots.items()}

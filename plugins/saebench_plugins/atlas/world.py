@@ -22,6 +22,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Literal, TypeVar, get_args
 
@@ -189,8 +190,8 @@ def _fix_slots(kind: Kind, theme: Theme, chooser: Chooser) -> Slots:
 def _sentence(kind: Kind, theme: Theme, fixed: Slots, chooser: Chooser) -> Sentence:
     slots = {**COMMON, **kind.slots, **theme.slots, **fixed}
     pattern = chooser.choose(kind.patterns + theme.patterns)
-    drawn = tuple(derive(pattern, slots, chooser))
-    return Sentence(kind, theme, pattern, tuple(word for word, _ in drawn), tuple(path for _, path in drawn))
+    words, paths = zip(*derive(pattern, slots, chooser), strict=True)
+    return Sentence(kind, theme, pattern, words, paths)
 
 
 def topical_text(kind: Kind, theme: Theme, sentences: int, chooser: Chooser) -> str:
@@ -199,14 +200,25 @@ def topical_text(kind: Kind, theme: Theme, sentences: int, chooser: Chooser) -> 
     return " ".join(" ".join(_sentence(kind, theme, fixed, chooser).words) for _ in range(sentences))
 
 
-def derive(pattern: str, slots: Slots, chooser: Chooser, path: Path = ()) -> Iterator[tuple[str, Path]]:
+def derive(pattern: str, slots: Slots, chooser: Chooser) -> list[tuple[str, Path]]:
     """The words of a pattern with their paths, every slot replaced by a drawn value, from left to right."""
-    for word in pattern.split():
-        if is_slot(word):
-            slot = word[1:-1]
-            yield from derive(chooser.choose(slots[slot]), slots, chooser, (*path, slot))
+    drawn: list[tuple[str, Path]] = []
+    _derive(pattern, slots, chooser, (), drawn)
+    return drawn
+
+
+def _derive(pattern: str, slots: Slots, chooser: Chooser, path: Path, drawn: list[tuple[str, Path]]) -> None:
+    for word, slot in _parts(pattern):
+        if slot is None:
+            drawn.append((word, path))
         else:
-            yield word, path
+            _derive(chooser.choose(slots[slot]), slots, chooser, (*path, slot), drawn)
+
+
+@cache
+def _parts(pattern: str) -> tuple[tuple[str, str | None], ...]:
+    """The words of a pattern, each with the slot that it stands for."""
+    return tuple((word, word[1:-1] if is_slot(word) else None) for word in pattern.split())
 
 
 def expand(pattern: str, slots: Slots, chooser: Chooser) -> str:
@@ -216,7 +228,7 @@ def expand(pattern: str, slots: Slots, chooser: Chooser) -> str:
 
 def _has_held_out_frame(sentence: Sentence) -> bool:
     """Whether a sentence about a city stands in a frame that the split `train` lacks."""
-    if not any(path[:1] == ("opening",) for path in sentence.paths):
+    if not any(path and path[0] == "opening" for path in sentence.paths):
         return False
     parts = {
         slot: [w for w, p in zip(sentence.words, sentence.paths, strict=True) if p[:1] == (slot,)] for slot in FRAME
