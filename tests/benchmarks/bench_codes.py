@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from saebench_meta.active import active_codes
 from saebench_meta.codes import Codes
 
 
@@ -52,7 +53,16 @@ def rows(tokens: int, d_in: int, d_sae: int, active: int) -> list[Row]:
     codes = Codes.from_dense(f)
     _ = codes.by_latent
     chosen = torch.randperm(d_sae)[:1000]
+    pre = torch.randn(tokens, d_sae)
+    threshold = pre[0].topk(active).values[-1].expand(d_sae)
     return [
+        Row("active, topk", lambda: active_codes(pre, "topk", k=active), "pre.topk(k)", lambda: pre.topk(active)),
+        Row(
+            "active, jumprelu",
+            lambda: active_codes(pre, "jumprelu", threshold=threshold),
+            "pre * (pre > threshold)",
+            lambda: pre * (pre > threshold),
+        ),
         Row("from_dense", lambda: Codes.from_dense(f), "x @ W_enc", lambda: x @ W_enc),
         Row("decode", lambda: codes.decode(W_dec), "f @ W_dec", lambda: f @ W_dec),
         # `replace` makes an object without the columns-first view that `codes` keeps.
