@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -117,6 +118,7 @@ def test_a_module_is_short(kind: Kind) -> None:
     assert len([line for line in text.splitlines() if line.strip()]) <= LONGEST[kind]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="ruff is not installed")
 @pytest.mark.parametrize("kinds", [*([kind] for kind in KINDS), list(KINDS)], ids=",".join)
 def test_it_is_clean(kinds: list[Kind], tmp_path: Path) -> None:
     folder = made(tmp_path, "a-rather-long-name-for-a-plugin", *kinds)
