@@ -12,7 +12,7 @@ from BOS, counts; BOS itself is never predicted. Means are over tokens, not over
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -136,16 +136,15 @@ class LanguageModel:
         Raises:
             SaebenchError: the hook did not fire, or gives no vector per token.
         """
-        from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
         found: list[Tensor] = []
 
         def keep(x: Tensor, hook: Any) -> None:  # noqa: ARG001
             found.append(x.detach())
             # `stop_at_layer` would run the rest of the layer, and after the last one the unembedding.
-            raise StopAtLayerException(x)
+            raise _Stop
 
-        self._run(tokens, hook, keep)
+        with suppress(_Stop):
+            self._run(tokens, hook, keep)
         if not found:
             raise SaebenchError(f"hook '{hook}' of model '{self.ref}' gave no activation: it is switched off there")
         return self._joined(found[0], hook, tokens).float()
@@ -327,6 +326,10 @@ def token_losses(
 def _layer(hook: str) -> int | None:
     parts = hook.split(".")
     return int(parts[1]) if parts[0] == "blocks" and len(parts) > 2 and parts[1].isdigit() else None
+
+
+class _Stop(BaseException):  # no error: nothing on the way may take it for one
+    """The forward pass has gone far enough."""
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:

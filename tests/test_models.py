@@ -185,6 +185,32 @@ def test_the_model_runs_no_further_than_the_hook(lm: LanguageModel, tokens: torc
     assert torch.equal(x, kept[0])
 
 
+def test_activations_of_a_hooked_transformer_are_those_it_gives(tokens: torch.Tensor) -> None:
+    try:
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+    except ImportError:
+        pytest.skip("this release of transformer-lens has no HookedTransformer")
+    config = HookedTransformerConfig(
+        n_layers=2,
+        d_model=8,
+        n_ctx=64,
+        d_head=4,
+        n_heads=2,
+        d_mlp=16,
+        act_fn="gelu",
+        d_vocab=1000,
+        device="cpu",
+        seed=0,
+    )
+    model = HookedTransformer(config)
+    lm = LanguageModel(model, ref="own")
+    for hook in ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"):
+        with torch.no_grad():
+            expected = model.run_with_cache(tokens)[1][hook]
+        assert torch.equal(lm.activations(tokens, hook), expected)
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())  # none is left behind
+
+
 def test_strict_fp32_is_strict_inside_and_restores_after_an_error() -> None:
     before = torch.get_float32_matmul_precision()
     try:
