@@ -6,6 +6,7 @@
 #   VENV=.venv              where the environment goes
 #   TORCH_INDEX=URL         package index to take torch from, when another build (CPU or CUDA) than the default is wanted
 #   PROFILE=default         how much the demo does
+#   JOBS=2                  processes that run the demo, one thread each
 #   WORKERS=2               processes that run the tests, one thread each
 #   ARGS=...                more arguments for pytest (`make test`) or `saebench run` (`make demo`)
 #   REPOSITORY=URL          where the documentation's links to other files lead: the repository's address, up to /blob/main
@@ -20,6 +21,7 @@ VENV_SAELENS ?= .venv-saelens
 TORCH_INDEX ?=
 OUT ?= out/demo
 PROFILE ?= quick
+JOBS ?= 2
 SAES ?= atlas:batchtopk-128 atlas:batchtopk-256
 # A look at one's own numbers, which a leaderboard would not take.
 LOOK = --allow quick,dirty,partial
@@ -50,10 +52,13 @@ help: ## say what there is
 	@sed -n 's/^#   \([A-Z_]*=.*\)/  \1/p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed ## install, run every task on the built-in world; name the report, the explorer and the leaderboard page
-	$(VENV)/bin/saebench run --family $(SAES) --tasks all --profile $(PROFILE) -o $(OUT) $(ARGS)
-	$(VENV)/bin/saebench explore $(OUT) --sae $(lastword $(SAES))
-	$(VENV)/bin/saebench leaderboard add $(OUT) --results $(OUT)-leaderboard/results $(LOOK) >/dev/null
-	$(VENV)/bin/saebench leaderboard build --results $(OUT)-leaderboard/results $(LOOK)
+	$(VENV)/bin/saebench run --family $(SAES) --tasks all --profile $(PROFILE) --jobs $(JOBS) -o $(OUT) $(ARGS)
+	@mkdir -p $(OUT)-leaderboard
+	@( $(VENV)/bin/saebench leaderboard add $(OUT) --results $(OUT)-leaderboard/results $(LOOK) >/dev/null; \
+	  $(VENV)/bin/saebench leaderboard build --results $(OUT)-leaderboard/results $(LOOK) \
+	) >$(OUT)-leaderboard/said.txt 2>&1 & board=$$!; \
+	$(VENV)/bin/saebench explore $(OUT) --sae $(lastword $(SAES)); \
+	wait $$board && cat $(OUT)-leaderboard/said.txt || { cat $(OUT)-leaderboard/said.txt; exit 1; }
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(VENV)/bin/python $(PYTEST) $(ARGS)

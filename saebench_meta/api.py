@@ -109,7 +109,8 @@ def run(
         family: references of one ordered subject, instead of `sae`.
         tasks: names and globs.
         out: where records go; what is finished there is kept.
-        settings: any other field of `saebench_meta.settings.Settings` (seed, limit, model, corpus, reference, …).
+        settings: any other field of `saebench_meta.settings.Settings` (seed, limit, model, corpus, reference, …); with
+            `jobs`, call this below `if __name__ == "__main__":` in a script.
 
     Raises:
         SaebenchError: bad references or settings, before anything is loaded.

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events."""
+    """Base of all events.
+
+    Attributes:
+        worker: number of the process it happened in, where `--jobs` shares a run among several; in JSON only then.
+    """
+
+    worker: int | None = field(default=None, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
-        return {"event": type(self).__name__, **asdict(self)}
+        fields = asdict(self)
+        worker = fields.pop("worker")
+        return {"event": type(self).__name__, **fields, **({} if worker is None else {"worker": worker})}
 
 
 @dataclass(frozen=True)

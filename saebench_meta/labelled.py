@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from saebench_meta.corpus import Sample, Sampling, rows_for
-from saebench_meta.labelled_texts import Texts, cut, texts_of
+from saebench_meta.labelled_texts import Texts, cut, cut_by_profile, texts_of
 from saebench_meta.sae import encoder_key
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def labelled_at(
     activations: Callable[[Sample], Tokens],
     *,
     limit: int | None = None,
+    by_profile: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Labelled:
     """A labelled set at the site of a model.
@@ -176,6 +177,7 @@ def labelled_at(
         sampling: context, BOS and seed of the run; the seed draws the texts of `limit`.
         activations: works out the activations of a sample's evaluated tokens.
         limit: most texts of the set.
+        by_profile: without a limit, about how many texts of it are enough.
 
     Raises:
         BadFileError: the set has one class, or too few texts of one.
@@ -187,6 +189,8 @@ def labelled_at(
     texts = texts_of(found, name, model, sampling.context - len(rows.start))
     if limit is not None:
         texts = cut(texts, limit, found.classes, name, sampling.seed)
+    elif by_profile is not None:
+        texts = cut_by_profile(texts, by_profile, found.classes, name, sampling.seed)
     for i, text in enumerate(texts.kept):
         rows.add(i, list(text.ids))
     ids = tuple(text.digest[:ID_LENGTH] for text in texts.kept)

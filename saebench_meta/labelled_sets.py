@@ -11,7 +11,7 @@ from saebench_meta.hookspecs import DataIdentity, LabelledLoader
 from saebench_meta.plugins import Registry
 from saebench_meta.record import LabelledUsed
 from saebench_meta.resolve import split_scheme
-from saebench_meta.settings import Settings
+from saebench_meta.settings import PROFILE_TEXTS, Settings
 
 if TYPE_CHECKING:
     from saebench_meta.labelled import Labelled
@@ -24,6 +24,7 @@ class ResolvedLabelled:
     Attributes:
         ref: as `--labelled` takes it.
         limit: most texts of it that the run uses.
+        by_profile: without a limit, about how many texts of it the profile uses; None for all.
     """
 
     ref: str
@@ -31,6 +32,7 @@ class ResolvedLabelled:
     loader: LabelledLoader
     identity: DataIdentity
     limit: int | None = None
+    by_profile: int | None = None
 
     @property
     def name(self) -> str:
@@ -41,7 +43,8 @@ class ResolvedLabelled:
         """What of the set goes into a record's id: name, loader's version, and the content's hash or revision."""
         i = self.identity
         source = {"sha256": i.sha256} if i.sha256 else {"revision": i.revision, "split": i.split}
-        return {"name": i.ref, "version": self.loader.version, **source}
+        texts = {} if self.by_profile is None else {"texts": self.by_profile}
+        return {"name": i.ref, "version": self.loader.version, **source, **texts}
 
     def to_record(self, used: Labelled | None = None) -> LabelledUsed:
         """What was asked for, and what of it was used where a task has opened it."""
@@ -111,7 +114,10 @@ class LabelledFinder:
                     raise
                 self._found[refs] = f"{e} (its labelled sets by default; give --labelled FILE for one of your own)"
         found = self._found[refs]
-        return found if isinstance(found, str) else tuple(replace(one, limit=limit) for one in found)
+        if isinstance(found, str):
+            return found
+        by_profile = PROFILE_TEXTS.get(self.settings.profile) if limit is None else None
+        return tuple(replace(one, limit=limit, by_profile=by_profile) for one in found)
 
     def defaults(self, model: str) -> tuple[str, ...]:
         """Schemes whose sets are made for a model; where there are none, those whose sets are for any."""

@@ -8,6 +8,7 @@ the same where their tokens are the same after cutting: the model cannot tell th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,15 @@ def cut(texts: Texts, limit: int, classes: Sequence[str], name: str, seed: int) 
     kept = tuple(texts.kept[i] for i in sorted(chosen))
     check_classes(kept, classes, name, limit)
     return Texts(kept, texts.dropped)
+
+
+def cut_by_profile(texts: Texts, least: int, classes: Sequence[str], name: str, seed: int) -> Texts:
+    """As `cut`, to the first of `least`, twice that, and so on that leaves enough texts of every class."""
+    while least < len(texts.kept):
+        with contextlib.suppress(SaebenchError):
+            return cut(texts, least, classes, name, seed)
+        least *= 2
+    return texts
 
 
 def _tokenised(found: LabelledSet, model: LanguageModel, length: int) -> list[Text]:

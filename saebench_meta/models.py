@@ -300,27 +300,25 @@ def load_bridge(
     return LanguageModel(bridge, ref=ref, revision=revision, files=files)
 
 
-def token_losses(
+def next_token_log_probs(
     logits: Float[Tensor, "batch tokens vocab"],
     tokens: Int[Tensor, "batch tokens"],
     evaluated: Bool[Tensor, "batch tokens"],
-) -> tuple[Float[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
-    """Cross-entropy of every prediction, in nats, at the position of the predicted token.
+) -> tuple[Float[Tensor, "predictions vocab"], Float[Tensor, " predictions"], Bool[Tensor, "batch tokens"]]:
+    """Log-probabilities of every counted prediction and of the token that came, in nats.
 
-    `losses[:, t + 1] = −log softmax(logits[:, t])[tokens[:, t + 1]]`. Nothing predicts a row's first token: its loss is
-    0 and it is never counted. With BOS prepended, the token after BOS is predicted from BOS alone, and counts.
+    The token at position t is predicted by `log softmax(logits[:, t - 1])`. Nothing predicts a row's first token, so it
+    is never counted. With BOS prepended, the token after BOS is predicted from BOS alone, and counts.
 
     Returns:
-        losses, and the mask of those that count: `evaluated` without the first position.
+        log-probabilities (float32), row by row; cross-entropy of each; and the mask of the predicted tokens:
+        `evaluated` without the first position.
     """
-    import torch
-
-    losses = torch.zeros(tokens.shape, dtype=torch.float32, device=logits.device)
-    targets = tokens[:, 1:].to(logits.device)
-    losses[:, 1:] = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
     mask = evaluated.to(logits.device).clone()
     mask[:, 0] = False
-    return losses, mask
+    log_probs = logits[:, :-1][mask[:, 1:]].float().log_softmax(-1)
+    targets = tokens.to(logits.device)[mask].long()
+    return log_probs, -log_probs.gather(1, targets[:, None]).squeeze(1), mask
 
 
 def _layer(hook: str) -> int | None:

@@ -133,6 +133,7 @@ class Registry:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._event_failures: set[str] = set()
+        self._told_only: Callable[[Event], None] | None = None
 
     # -- finding
 
@@ -264,6 +265,9 @@ class Registry:
 
     def emit(self, event: Event) -> None:
         """Hand an event to every plugin that listens; a listener's exception is logged once."""
+        if self._told_only is not None:
+            self._told_only(event)
+            return
         for implementation in self._manager.hook.saebench_event.get_hookimpls():
             try:
                 implementation.function(event=event)
@@ -273,6 +277,10 @@ class Registry:
                 if implementation.plugin_name not in self._event_failures:
                     self._event_failures.add(implementation.plugin_name)
                     log.exception("saebench_event of plugin '%s' failed", implementation.plugin_name)
+
+    def tell_only(self, listener: Callable[[Event], None]) -> None:
+        """From now on hand events to one listener and to no plugin, since another process hands them to those."""
+        self._told_only = listener
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Add a listener for this process; returns the function that removes it."""

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from saebench_meta.events import (
@@ -118,25 +119,26 @@ class PlainLines:
 
     def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
         self.stream, self.clock = stream, clock
-        self._what: str | None = None
-        self._last = 0.0
+        self._told: dict[int | None, tuple[str, float]] = {}  # by worker, what it was at and when that was written
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Progress) and not self._due(event.what):
+        if isinstance(event, Progress) and not self._due(event, event.what):
             return
-        if isinstance(event, TrainingStep) and event.step < event.steps and not self._due(event.label):
+        if isinstance(event, TrainingStep) and event.step < event.steps and not self._due(event, event.label):
             return
         if isinstance(event, UnitStarted):
-            self._what = None
+            self._told.pop(event.worker, None)
         if line := describe(event):
-            self.stream.write(line + "\n")
+            who = "" if event.worker is None else f"({event.worker}) "
+            self.stream.write(f"{who}{line}\n")
             self.stream.flush()
 
-    def _due(self, what: str) -> bool:
+    def _due(self, event: Event, what: str) -> bool:
         now = self.clock()
-        if what == self._what and now - self._last < PLAIN_SECONDS:
+        before, last = self._told.get(event.worker, ("", 0.0))
+        if what == before and now - last < PLAIN_SECONDS:
             return False
-        self._what, self._last = what, now
+        self._told[event.worker] = what, now
         return True
 
 
@@ -166,26 +168,24 @@ def _moving(console: Console) -> Iterator[Listener]:
 
 
 class MovingLines:
-    """A moving line for the unit at work, under one for the run; a finished unit becomes a line that stays."""
+    """A moving line for each unit at work, under one for the run; a finished unit becomes a line that stays."""
 
     def __init__(self, bars: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self.bars, self.clock = bars, clock
         self._told = clock()
         self._run: Any = None
-        self._unit: Any = None
-        self._label = ""
-        self._what = ""
-        self._trainings: dict[str, Any] = {}
+        self._units: dict[int | None, _MovingUnit] = {}
+        self._trainings: dict[tuple[int | None, str], Any] = {}
 
     def __call__(self, event: Event) -> None:
         match event:
             case RunPlanned(units):
                 self._run = self.bars.add_task("all units", total=units)
             case UnitStarted(task, subject):
-                self._label, self._what = f"{task} on {subject}", ""
-                self._unit = self.bars.add_task(self._label, total=None)
+                label = f"{task} on {subject}"
+                self._units[event.worker] = _MovingUnit(self.bars.add_task(label, total=None), label)
             case Progress(what, done, total):
-                self._step(what, done, total)
+                self._step(event, what, done, total)
             case TrainingStep():
                 self._train(event)
             case UnitFinished(status=status):
@@ -194,30 +194,31 @@ class MovingLines:
                 style = "yellow" if isinstance(event, Notice) and event.level == "warning" else None
                 self._say(event, style)
 
-    def _step(self, what: str, done: int, total: int | None) -> None:
-        if self._unit is None:
+    def _step(self, event: Event, what: str, done: int, total: int | None) -> None:
+        unit = self._units.get(event.worker)
+        if unit is None:
             return
-        if what != self._what:
-            self._what = what
-            self.bars.reset(self._unit, total=total, description=f"{self._label}: {what}")
-        self.bars.update(self._unit, completed=done, total=total)
+        if what != unit.what:
+            unit.what = what
+            self.bars.reset(unit.bar, total=total, description=f"{unit.label}: {what}")
+        self.bars.update(unit.bar, completed=done, total=total)
 
     def _train(self, event: TrainingStep) -> None:
-        if event.label not in self._trainings:
-            self._trainings[event.label] = self.bars.add_task(event.label, total=event.steps)
+        key = event.worker, event.label
+        if key not in self._trainings:
+            self._trainings[key] = self.bars.add_task(event.label, total=event.steps)
         if event.step < event.steps:
-            self.bars.update(self._trainings[event.label], completed=event.step)
+            self.bars.update(self._trainings[key], completed=event.step)
             if (now := self.clock()) - self._told >= PLAIN_SECONDS:  # a bar has no room for the figures
                 self._told = now
                 self._say(event, None)
         else:
-            self.bars.remove_task(self._trainings.pop(event.label))
+            self.bars.remove_task(self._trainings.pop(key))
             self._say(event, STATUS_STYLE["ok"])
 
     def _finish(self, event: UnitFinished, status: str) -> None:
-        if self._unit is not None:
-            self.bars.remove_task(self._unit)
-            self._unit = None
+        if (unit := self._units.pop(event.worker, None)) is not None:
+            self.bars.remove_task(unit.bar)
         if self._run is not None:
             self.bars.advance(self._run)
         self._say(event, STATUS_STYLE.get(status))
@@ -225,3 +226,12 @@ class MovingLines:
     def _say(self, event: Event, style: str | None) -> None:
         if line := describe(event):
             self.bars.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass(eq=False)
+class _MovingUnit:
+    """The moving line of a unit at work, and which of its steps the line shows."""
+
+    bar: Any
+    label: str
+    what: str = ""

@@ -90,38 +90,53 @@ def execute(registry: Registry, plan: Plan, settings: Settings) -> RunResult:
 
 
 def _run_all(registry: Registry, plan: Plan, settings: Settings, kept: Mapping[str, Record | None]) -> list[UnitResult]:
+    """The results of all units, in the order of the plan; with `fail_fast`, of those that ended."""
+    results: dict[str, UnitResult] = {}
+
+    def finished(result: UnitResult, worker: int | None = None) -> None:
+        results[result.unit.place.id] = result
+        registry.emit(_event_of(result, worker))
+
+    def without_work(unit: Unit) -> UnitResult | None:
+        if unit.unmet is not None:
+            return UnitResult(unit, "skipped", reason=unit.unmet)
+        record = kept[unit.place.id]
+        return None if record is None else UnitResult(unit, "kept", record, unit.place.folder)
+
+    todo = [u for u in plan.units if without_work(u) is None]
+    if settings.jobs > 1 and len(todo) > 1:
+        from saebench_meta.workers import share
+
+        for unit in plan.units:
+            if (result := without_work(unit)) is not None:
+                finished(result)
+        share(registry, plan, todo, settings, finished)
+        return [results[u.place.id] for u in plan.units if u.place.id in results]
     session: Session | None = None
-    results: list[UnitResult] = []
     try:
         for index, unit in enumerate(plan.units, 1):
-            record = kept[unit.place.id]
-            if unit.unmet is not None:
-                result = UnitResult(unit, "skipped", reason=unit.unmet)
-            elif record is not None:
-                result = UnitResult(unit, "kept", record, unit.place.folder)
-            else:
-                session = session or _session(registry, settings)
+            if (result := without_work(unit)) is None:
+                session = session or session_for(registry, settings)
                 registry.emit(UnitStarted(unit.task.name, unit.subject.name, index, len(plan.units)))
-                result = _run_locked(session, unit)
+                result = run_unit(session, unit)
                 session.keep_only(u.inputs for u in plan.units[index:] if u.inputs is not None)
-            results.append(result)
-            registry.emit(_event_of(result))
+            finished(result)
             if result.status == "failed" and settings.fail_fast:
                 break
     finally:
         if session is not None:
             session.close()
-    return results
+    return list(results.values())
 
 
-def _event_of(result: UnitResult) -> UnitFinished:
+def _event_of(result: UnitResult, worker: int | None) -> UnitFinished:
     unit, folder = result.unit, None if result.folder is None else str(result.folder)
-    return UnitFinished(
-        unit.task.name, unit.subject.name, result.status, round(result.seconds, 3), result.reason, folder
-    )
+    name, subject, seconds = unit.task.name, unit.subject.name, round(result.seconds, 3)
+    return UnitFinished(name, subject, result.status, seconds, result.reason, folder, worker=worker)
 
 
-def _session(registry: Registry, settings: Settings) -> Session:
+def session_for(registry: Registry, settings: Settings) -> Session:
+    """A session, with as many threads as were asked for."""
     import torch
 
     if settings.threads is not None:
@@ -129,7 +144,7 @@ def _session(registry: Registry, settings: Settings) -> Session:
     return Session(registry, settings)
 
 
-def _run_locked(session: Session, unit: Unit) -> UnitResult:
+def run_unit(session: Session, unit: Unit) -> UnitResult:
     """Run a unit while holding its lock; another process that finished it meanwhile is believed."""
     started = time.perf_counter()
     with locked(unit.place):

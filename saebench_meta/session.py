@@ -52,7 +52,7 @@ class Site:
         self.session, self.inputs = session, inputs
         self.memo: dict[tuple[object, ...], Any] = {}
         self._truths: dict[str, Truth] = {}
-        self._labelled: dict[tuple[str, int | None], Labelled] = {}
+        self._labelled: dict[tuple[str, int | None, int | None], Labelled] = {}
         self._codes: OrderedDict[tuple[object, ...], tuple[SAE, Codes]] = OrderedDict()
 
     @property
@@ -93,21 +93,22 @@ class Site:
         from saebench_meta.corpus import Sampling
         from saebench_meta.labelled import labelled_at
 
-        if (found.name, found.limit) not in self._labelled:
-            self._labelled[found.name, found.limit] = labelled_at(
+        if (kept := (found.name, found.limit, found.by_profile)) not in self._labelled:
+            self._labelled[kept] = labelled_at(
                 found.loader.load(found.rest),
                 found.name,
                 self.lm,
                 Sampling(**{n: self.inputs.sampling[n] for n in ("context", "prepend_bos", "seed")}),
                 lambda sample: self._collect(sample, f"{found.name}: activations", share),
                 limit=found.limit,
+                by_profile=found.by_profile,
                 progress=self.session.progress,
             )
-        return self._labelled[found.name, found.limit]
+        return self._labelled[kept]
 
     def opened(self, found: ResolvedLabelled) -> Labelled | None:
         """A labelled set that a task has opened; None for one that none has."""
-        return self._labelled.get((found.name, found.limit))
+        return self._labelled.get((found.name, found.limit, found.by_profile))
 
     def truth(self, name: str) -> Truth:
         """Features on at every token of `activations`, as the truth of that name tells; worked out once."""

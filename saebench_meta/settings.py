@@ -17,6 +17,9 @@ DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 PROFILE_TOKENS: dict[str, int] = {"quick": 8_192, "default": 65_536, "paper": 1_048_576}
 """Evaluated tokens a profile samples."""
 
+PROFILE_TEXTS: dict[str, int] = {"quick": 400}
+"""Texts of a labelled set that a profile uses, or somewhat more where a class would have too few; else all of it."""
+
 DEFAULT_CONTEXT = 128
 """Tokens per context when neither the SAE nor the user says."""
 
@@ -40,6 +43,7 @@ class Settings:
         train_budget: minutes that training a missing reference may take by the estimate; 0 never trains one.
         limit: seeded subset in each task's own unit; marks the record partial.
         device_map: how the language model is spread over all GPUs; None keeps it whole on `device`.
+        jobs: processes that share the units, each with its own language model.
         dtype: of the language model; SAEs, codes and statistics are float32 and float64 throughout.
     """
 
@@ -72,6 +76,7 @@ class Settings:
     dtype: Dtype = "float32"
     batch_size: int | None = None
     threads: int | None = None
+    jobs: int = 1
     cache_dir: Path | None = None
     cache: bool = True
     force: bool = False
@@ -81,7 +86,7 @@ class Settings:
         """Refuse what no run can mean, whoever wrote it: command line, configuration or notebook."""
         sets = (self.labelled,) if isinstance(self.labelled, str) else tuple(self.labelled)
         object.__setattr__(self, "labelled", sets)  # a notebook may name one, or give a list
-        for name in ("limit", "tokens", "context", "batch_size", "threads"):
+        for name in ("limit", "tokens", "context", "batch_size", "threads", "jobs"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise SaebenchError(f"{name} is {value!r}: give a whole number above 0, or leave it out")

@@ -41,7 +41,7 @@ BATCH_TOKENS = 8192
 CODE_ELEMENTS = 2**26
 """Dense codes worked out at once while splicing."""
 KEPT_BYTES = 2**29
-"""Clean logits are kept for the KL divergence of every SAE when they fit in this, and worked out again otherwise."""
+"""Clean log-probabilities are kept for the KL divergence of every SAE if they fit in this, else worked out again."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Baselines:
         predictions: number of counted predictions of each document.
         part: the counted documents.
         runner: goes through them in batches, halved from then on where memory runs out.
-        kept: clean logits of the counted predictions of each row; None where they are too large to keep.
+        kept: clean log-probabilities of the counted predictions of each row; None where they are too large to keep.
     """
 
     clean: Float[np.ndarray, " docs"]
@@ -117,10 +117,10 @@ def spliced(sae: SAE, ctx: Context, base: Baselines) -> Losses:
     def work(batch: Batch) -> None:
         predicted = _predictions(lm, batch, hook, reconstruction)
         if base.kept is None:
-            clean = _predictions(lm, batch).logits
+            clean = _predictions(lm, batch).log_probs
         else:
             clean = torch.cat([base.kept[row] for row in batch.rows.tolist()])
-        divergence = kl_divergence(clean, predicted.logits)
+        divergence = _divergence(clean, predicted.log_probs)
         # Sums last: a batch that runs out of memory before is worked out again.
         loss[:] += predicted.loss_sums(n_docs)
         kl[:] += predicted.sums(divergence, n_docs)
@@ -137,9 +137,14 @@ def kl_divergence(
 
     Log-probabilities are float32, their sum over the vocabulary float64.
     """
+    return _divergence(clean.float().log_softmax(-1), other.float().log_softmax(-1))
+
+
+def _divergence(
+    log_p: Float[Tensor, "predictions vocab"], log_q: Float[Tensor, "predictions vocab"]
+) -> Float[Tensor, " predictions"]:
     import torch
 
-    log_p, log_q = clean.float().log_softmax(-1), other.float().log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1, dtype=torch.float64)
 
 
@@ -163,7 +168,7 @@ def _baselines(ctx: Context, hook: str, n_tokens: int) -> Baselines:
         sums["predictions"] += clean.sums(torch.ones_like(clean.losses), n_docs)
         for name, values in {"clean": clean.loss_sums(n_docs), **ablated}.items():
             sums[name] += values
-        kept.add(batch, clean.logits)
+        kept.add(batch, clean.log_probs)
         done(batch)
 
     runner.run(part, work)
@@ -183,22 +188,22 @@ def _progress(ctx: Context, part: Sample, what: str) -> Callable[[Batch], None]:
 
 
 class _Kept:
-    """Clean logits by row, or none of them once they are too large together."""
+    """Clean log-probabilities by row, or none of them once they are too large together."""
 
     def __init__(self) -> None:
         self._rows: dict[int, Tensor] = {}
         self._bytes = 0
 
-    def add(self, batch: Batch, logits: Float[Tensor, "predictions vocab"]) -> None:
+    def add(self, batch: Batch, log_probs: Float[Tensor, "predictions vocab"]) -> None:
         import torch
 
-        self._bytes += logits.numel() * logits.element_size()
+        self._bytes += log_probs.numel() * log_probs.element_size()
         if self._bytes > KEPT_BYTES:
             self._rows.clear()
             return
         # Row by row, since a batch that runs out of memory later is cut otherwise.
         counts = batch.evaluated[:, 1:].sum(1).tolist()
-        self._rows.update(zip(batch.rows.tolist(), torch.split(logits, counts), strict=True))
+        self._rows.update(zip(batch.rows.tolist(), torch.split(log_probs, counts), strict=True))
 
     def all(self) -> Mapping[int, Tensor] | None:
         return self._rows if self._bytes <= KEPT_BYTES else None
@@ -206,10 +211,10 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Predictions:
-    """The counted predictions of a batch: losses in nats, logits they were made with, document of the token."""
+    """The counted predictions of a batch: losses and log-probabilities in nats, document of the token."""
 
     losses: Float[Tensor, " predictions"]
-    logits: Float[Tensor, "predictions vocab"]
+    log_probs: Float[Tensor, "predictions vocab"]
     document: Int[Tensor, " predictions"]
 
     def sums(self, values: Float[Tensor, " predictions"], n_docs: int) -> Float[np.ndarray, " docs"]:
@@ -227,13 +232,12 @@ def _predictions(
     lm: LanguageModel, batch: Batch, hook: str | None = None, replacement: Replacement | None = None
 ) -> _Predictions:
     """One forward pass, with the activation at `hook` replaced at the evaluated positions where asked for."""
-    from saebench_meta.models import token_losses
+    from saebench_meta.models import next_token_log_probs
 
     edit = None if replacement is None else _edit(replacement, batch.evaluated)
     logits = lm.logits(batch.tokens, hook=hook, edit=edit)
-    losses, counted = token_losses(logits, batch.tokens, batch.evaluated)
-    # The logits that predict a token stand one position before it.
-    return _Predictions(losses[counted], logits[:, :-1][counted[:, 1:]], batch.document[counted.cpu()].long())
+    log_probs, losses, counted = next_token_log_probs(logits, batch.tokens, batch.evaluated)
+    return _Predictions(losses, log_probs, batch.document[counted.cpu()].long())
 
 
 def _edit(replacement: Replacement, where: Bool[Tensor, "rows context"]) -> Callable[[Tensor], Tensor]:

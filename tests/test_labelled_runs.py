@@ -203,6 +203,20 @@ def test_a_limit_counts_texts_of_each_set_where_that_is_the_tasks_unit(registry:
     assert all(r.record is not None and r.record.run.partial for r in result.results)
 
 
+def test_a_profile_uses_part_of_a_set_and_its_records_are_others(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saebench_meta import labelled_sets
+
+    monkeypatch.setattr(labelled_sets, "PROFILE_TEXTS", {"quick": 30})
+    ids = set()
+    for profile, limit, texts in (("quick", None, 30), ("default", None, 60), ("quick", 40, 40), ("default", 40, 40)):
+        result = go(registry, tmp_path, tasks=("look",), profile=profile, limit=limit, tokens=512)
+        assert [[used.texts for used in r.record.labelled] for r in result.results if r.record] == [[texts, texts]]
+        ids.add(result.results[0].unit.place.id)
+    assert len(ids) == 3  # a limit is the same in every profile
+
+
 def test_sets_are_the_users_or_the_models_or_those_for_any(registry: Registry, pets: Path) -> None:
     def names(model: str, *refs: str) -> Any:
         found = LabelledFinder(registry, Settings(labelled=refs)).find(model)

@@ -23,7 +23,7 @@ from saebench_meta.corpus import Sampling
 from saebench_meta.errors import BadFileError, SaebenchError
 from saebench_meta.hookspecs import LabelledSet
 from saebench_meta.labelled import Labelled, labelled_at
-from saebench_meta.labelled_texts import BOTH_SPLITS, NO_TOKENS, REPEATED, TWO_LABELS, cut, texts_of
+from saebench_meta.labelled_texts import BOTH_SPLITS, NO_TOKENS, REPEATED, TWO_LABELS, cut, cut_by_profile, texts_of
 from saebench_meta.models import LanguageModel, load_bridge
 from saebench_meta.sae import SAE
 
@@ -193,6 +193,15 @@ def test_too_small_a_limit_says_so() -> None:
     whole = texts_of(a_set(numbered(20, "train"), numbered(10, "test")), "set", words(), 9)
     with pytest.raises(SaebenchError, match=r"cut to --limit 6: class 'a' has 2 texts for training.*larger --limit"):
         cut(whole, 6, ("a", "b"), "set", 0)
+
+
+def test_a_profiles_texts_are_doubled_until_every_class_has_enough() -> None:
+    train = [(f"t {i}", int(i % 10 == 0)) for i in range(100)]  # 90 and 10
+    whole = texts_of(a_set(train, [(f"e {i}", int(i % 10 == 0)) for i in range(20)]), "set", words(), 9)
+    found = cut_by_profile(whole, 15, ("a", "b"), "set", 3)
+    assert len(found.kept) == 60 and found == cut(whole, 60, ("a", "b"), "set", 3)
+    assert cut_by_profile(whole, 80, ("a", "b"), "set", 3) == cut(whole, 80, ("a", "b"), "set", 3)
+    assert cut_by_profile(whole, 500, ("a", "b"), "set", 3) is whole
 
 
 # -- through a real model

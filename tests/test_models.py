@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saebench_meta.errors import SaebenchError
-from saebench_meta.models import LanguageModel, load_bridge, strict_fp32, token_losses
+from saebench_meta.models import LanguageModel, load_bridge, next_token_log_probs, strict_fp32
 
 HOOK = "blocks.2.hook_resid_post"
 
@@ -40,8 +40,8 @@ def test_clean_cross_entropy_of_thirty_stories_is_the_reported_one(lm: LanguageM
     for ids in lm.tokenize(stories[:30]):
         row = torch.tensor([[lm.bos_id or 0, *ids][:512]])
         evaluated = torch.tensor([[i not in lm.special_ids for i in row[0].tolist()]])
-        losses, mask = token_losses(lm.logits(row), row, evaluated)
-        total, count = total + losses[mask].double().sum().item(), count + int(mask.sum())
+        _, losses, mask = next_token_log_probs(lm.logits(row), row, evaluated)
+        total, count = total + losses.double().sum().item(), count + int(mask.sum())
     assert total / count == pytest.approx(1.3136, abs=5e-4)
 
 
@@ -57,14 +57,15 @@ def test_logits_and_activations_are_those_of_transformers(
     torch.testing.assert_close(lm.activations(tokens, HOOK), out.hidden_states[3], atol=2e-5, rtol=0)
 
 
-def test_token_losses_stand_at_the_predicted_token() -> None:
+def test_losses_are_those_of_the_predicted_tokens() -> None:
     logits = torch.zeros(1, 3, 4)
     logits[0, 0, 2] = 1.0
-    losses, mask = token_losses(logits, torch.tensor([[1, 2, 3]]), torch.tensor([[True, True, True]]))
-    e = torch.tensor(1.0).exp()
-    torch.testing.assert_close(
-        losses, torch.stack([torch.tensor(0.0), (e + 3).log() - 1, torch.tensor(4.0).log()])[None]
+    log_probs, losses, mask = next_token_log_probs(
+        logits, torch.tensor([[1, 2, 3]]), torch.tensor([[True, True, True]])
     )
+    whole = (torch.tensor(1.0).exp() + 3).log()
+    torch.testing.assert_close(losses, torch.stack([whole - 1, torch.tensor(4.0).log()]))
+    torch.testing.assert_close(log_probs[0], torch.tensor([0.0, 0.0, 1.0, 0.0]) - whole)
     assert mask.tolist() == [[False, True, True]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,42 @@ def test_moving_lines_show_work_and_leave_one_line_a_unit() -> None:
             lines(event)
         assert [t.completed for t in bars.tasks] == [2]
     assert "core on wide: ok in 1.2 s" in stream.getvalue()
+
+
+def by_two(events: list[Event]) -> list[Event]:
+    """The same of every unit in two processes at once, each event of the first followed by that of the second."""
+    return [replace(e, worker=worker) for e in events for worker in (1, 2)]
+
+
+def test_several_processes_have_a_moving_line_each() -> None:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(file=io.StringIO(), force_terminal=True, width=100), auto_refresh=False) as bars:
+        lines = MovingLines(bars)
+        lines(RUN[0])
+        for event in by_two([UnitStarted("core", "wide", 1, 2), Progress("activations", 1, 4), step(100), step(200)]):
+            lines(event)
+        lines(Progress("codes", 3, 4, worker=2))
+        shown = {t.description: t.completed for t in bars.tasks}
+        assert len(bars.tasks) == 5 and shown["core on wide: activations"] == 1 and shown["core on wide: codes"] == 3
+        lines(UnitFinished("core", "wide", "ok", 1.0, worker=1))
+        assert "core on wide: codes" in {t.description for t in bars.tasks} and len(bars.tasks) == 4
+
+
+def test_in_a_log_each_process_is_told_of_by_its_number() -> None:
+    stream = io.StringIO()
+    lines = PlainLines(stream, clock=lambda: 0.0)
+    for event in by_two([*RUN[2:5], Progress("codes", 1, 2), RUN[6]]):
+        lines(event)
+    assert stream.getvalue().splitlines()[::2] == [
+        "(1) [1/2] core on wide: started", "(1)   activations: 1/4", "(1)   codes: 1/2", "(1) core on wide: ok in 1.2 s"
+    ]  # fmt: skip
+    assert [line[:3] for line in stream.getvalue().splitlines()] == ["(1)", "(2)"] * 4
+
+
+def test_json_names_the_process_only_where_there_are_several() -> None:
+    assert "worker" not in RUN[2].to_json() and replace(RUN[2], worker=2).to_json()["worker"] == 2
 
 
 def test_brackets_in_a_message_are_no_markup() -> None:

@@ -125,6 +125,10 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option("--dtype", type=click.Choice(get_args(Dtype)), default=DEFAULT.dtype, help="Precision of the model."),
     option("--batch-size", type=batch_size, default="auto", metavar="N|auto", help="Tokens a forward pass."),
     option("--threads", type=POSITIVE, metavar="N", help="CPU threads."),
+    option(
+        "-j", "--jobs", type=POSITIVE, default=DEFAULT.jobs, metavar="N",
+        help="Processes that share the units; each holds a language model, on a GPU too.",
+    ),
     option("--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of the activation cache."),
     option("--cache/--no-cache", default=DEFAULT.cache, help="Keep activations on disk for later runs."),
     # the run

@@ -124,8 +124,8 @@ def panels(groups: dict[str, np.ndarray]) -> Any:
     bars = alt.Chart(data[data["count"] > 0], width=PANEL[0], height=PANEL[1]).mark_bar()
     return bars.encode(
         x=alt.X("low:Q", title="activation", bin="binned", scale=alt.Scale(zero=True, nice=False)),
-        x2="high:Q",
+        x2=alt.X2("high:Q"),
         y=alt.Y("share:Q", title="share"),
         facet=alt.Facet("group:N", columns=COLUMNS, title=None, sort=list(groups)),
-        tooltip=["low:Q", "high:Q", "count:Q"],
+        tooltip=charts.tooltips("low:Q", "high:Q", "count:Q"),
     ).resolve_scale(x="independent", y="independent")

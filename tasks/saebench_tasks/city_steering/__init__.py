@@ -149,6 +149,7 @@ METRICS = (
     needs=["activations", "lm", "cities"],
     controls=["random", "permuted_rows"],
     limit_unit="pairs",
+    profiles={"quick": {"steps": 150}},
     source='the post "Showing SAE latents are not atomic using meta-SAEs", targeted edits',
     trains=trains,
 )

@@ -1,0 +1,209 @@
+"""Several processes share the units of a run (`--jobs`): who gets what, the same results, and processes that die."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import toy_plugin
+
+from saebench_meta.errors import SaebenchError
+from saebench_meta.events import Event, UnitFinished, UnitStarted
+from saebench_meta.plan import make_plan
+from saebench_meta.plugins import Registry
+from saebench_meta.runner import RunResult, execute
+from saebench_meta.settings import Settings
+from saebench_meta.workers import JUDGED, Queue
+
+DEADLY = """
+import os, signal, time
+from saebench_meta.events import Progress
+from saebench_meta.stats import census
+from saebench_meta.task import Metric, Output, task
+
+HEARD = []
+
+from saebench_meta.hookspecs import hookimpl
+
+saebench_api = 1
+
+@hookimpl
+def saebench_event(event):
+    HEARD.append(event)
+
+def width(name, **how):
+    return task(name, version=1, metrics=[Metric("width", better="neither", unit="latents")], controls=(), **how)
+
+@width("deadly")
+def deadly(sae, ctx):
+    \"\"\"Kills its process, unless the SAE is the smallest.\"\"\"
+    if sae.d_sae > 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Output(estimates={"width": census(sae.d_sae, sae.d_sae)})
+
+@width("telling")
+def telling(sae, ctx):
+    \"\"\"Says in which process it ran.\"\"\"
+    list(ctx.track(range(2), f"pid {os.getpid()}", 2))
+    if HEARD:
+        raise RuntimeError("a plugin was told of an event in the process that runs the units")
+    return Output(estimates={"width": census(sae.d_sae, sae.d_sae)})
+
+@width("writing")
+def writing(sae, ctx):
+    \"\"\"Cannot write its record: a file is where the folder should be.\"\"\"
+    ctx._unit.place.parent.parent.mkdir(parents=True, exist_ok=True)
+    ctx._unit.place.parent.write_text("in the way")
+    return Output(estimates={"width": census(sae.d_sae, sae.d_sae)})
+
+@hookimpl
+def saebench_tasks():
+    return [deadly, telling, writing]
+"""
+
+
+def unit(task: str, subject: str, *, kind: str = "sae", part_of: str | None = None, judge: bool = False) -> Any:
+    return SimpleNamespace(
+        task=SimpleNamespace(name=task, part_of=part_of),
+        subject=SimpleNamespace(kind=kind, name=subject),
+        judge=object() if judge else None,
+    )
+
+
+def taken(queue: Queue, group: str | None) -> tuple[str, str, str] | None:
+    found = queue.next(group)
+    return None if found is None else (found[0], found[1].task.name, found[1].subject.name)
+
+
+def test_a_process_stays_with_a_task_and_its_parts_and_the_judges_units_come_first() -> None:
+    units = [unit("core", "a"), unit("tpp", "a"), unit("ask", "a", judge=True), unit("core", "b")]
+    units += [unit("tpp_family", "a+b", kind="family", part_of="tpp"), unit("other", "a", judge=True)]
+    queue = Queue(units)
+    assert taken(queue, None) == (JUDGED, "ask", "a")
+    assert taken(queue, None) == ("core", "core", "a")
+    assert taken(queue, JUDGED) == (JUDGED, "other", "a")
+    assert taken(queue, "core") == ("core", "core", "b")
+    assert taken(queue, "core") == ("tpp", "tpp", "a")
+    assert taken(queue, "tpp") == ("tpp", "tpp_family", "a+b")
+    assert taken(queue, "tpp") is None and queue.empty()
+
+
+def test_a_process_without_work_takes_over_the_last_unit_on_one_sae() -> None:
+    names = "abcd"
+    queue = Queue([*(unit("core", n) for n in names), unit("core_family", "all", kind="family", part_of="core"),
+                   *(unit("ask", n, judge=True) for n in names)])  # fmt: skip
+    assert taken(queue, None) == (JUDGED, "ask", "a") and taken(queue, None) == ("core", "core", "a")
+    assert taken(queue, None) == ("core", "core", "d")  # a third process; nobody helps with the judge's
+    assert [taken(queue, "core") for _ in range(3)] == [
+        ("core", "core", "b"), ("core", "core", "c"), ("core", "core_family", "all")
+    ]  # fmt: skip
+    assert taken(queue, None) is None and not queue.empty()
+    assert taken(queue, JUDGED) == (JUDGED, "ask", "b")
+
+
+def test_a_familys_unit_is_left_to_the_process_that_did_its_members() -> None:
+    queue = Queue([unit("core", "a"), unit("core_family", "all", kind="family", part_of="core")])
+    assert taken(queue, None) == ("core", "core", "a")
+    assert taken(queue, None) is None
+    assert taken(queue, "core") == ("core", "core_family", "all")
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """The toy plugin and the deadly one, as packages that other processes find too."""
+    (tmp_path / "deadly_plugin.py").write_text(DEADLY)
+    for name, module in (("toy", "toy_plugin"), ("deadly", "deadly_plugin")):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[saebench_meta]\n{name} = {module}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from saebench_meta import plugins
+
+    plugins.registry.cache_clear()
+    yield plugins.registry()
+    plugins.registry.cache_clear()
+
+
+def go(registry: Registry, out: Path, *tasks: str, **fields: Any) -> tuple[RunResult, list[Event]]:
+    saes = ("toy:x-8", "toy:x-16", "toy:x-32")
+    settings = Settings(**{"saes": saes, "tasks": tasks, "out": out, "jobs": 2, **fields})
+    events: list[Event] = []
+    remove = registry.listen(events.append)
+    try:
+        return execute(registry, make_plan(registry, settings), settings), events
+    finally:
+        remove()
+
+
+def test_the_units_are_shared_and_every_event_names_its_process(installed: Registry, tmp_path: Path) -> None:
+    result, events = go(installed, tmp_path / "out", "telling", "toy_width")
+    assert [r.status for r in result.results] == ["ok"] * 6
+    assert [r.unit.label for r in result.results] == [f"{t} on toy-x-{w}" for w in (8, 16, 32)
+                                                      for t in ("telling", "toy_width")]  # fmt: skip
+    assert all(r.record is not None and r.folder is not None for r in result.results)
+    started, ended = ([e for e in events if isinstance(e, kind)] for kind in (UnitStarted, UnitFinished))
+    assert sorted(e.index for e in started) == list(range(1, 7)) and len(ended) == 6
+    assert {e.worker for e in started} == {1, 2} == {e.worker for e in ended}
+    said = [json.dumps(e.to_json()) for e in events if type(e).__name__ == "Progress"]
+    assert any("pid" in line and '"worker": ' in line for line in said)
+    again, events = go(installed, tmp_path / "out", "telling", "toy_width")
+    assert [r.status for r in again.results] == ["kept"] * 6 and {e.worker for e in events} == {None}
+    assert [r.record for r in again.results] == [r.record for r in result.results]
+
+
+def test_a_process_that_dies_takes_only_its_unit_with_it(installed: Registry, tmp_path: Path) -> None:
+    result, _ = go(installed, tmp_path / "out", "deadly", "telling", "toy_width")
+    ends = {r.unit.label: (r.status, r.reason) for r in result.results}
+    assert len(ends) == 9
+    for width in (16, 32):
+        status, reason = ends.pop(f"deadly on toy-x-{width}")
+        assert status == "failed" and reason is not None and "SIGKILL" in reason and "fewer --jobs" in reason
+    assert set(ends.values()) == {("ok", None)}
+
+
+def test_after_a_failure_nothing_new_is_begun_where_the_user_says_so(installed: Registry, tmp_path: Path) -> None:
+    result, _ = go(installed, tmp_path / "out", "toy_failing", fail_fast=True)
+    assert 1 <= len(result.results) <= 2 and {r.status for r in result.results} == {"failed"}
+    assert {r.reason for r in result.results} == {"RuntimeError: it broke"}
+
+
+def test_what_ends_a_run_in_one_process_ends_it_in_several(installed: Registry, tmp_path: Path) -> None:
+    with pytest.raises(SaebenchError, match=r"the record of writing on toy-x-.* cannot be written"):
+        go(installed, tmp_path / "out", "writing", "toy_width")
+
+
+def test_a_plugin_of_this_process_alone_is_told_of(tmp_path: Path) -> None:
+    here = Registry()
+    here.register(toy_plugin)
+    with pytest.raises(SaebenchError, match=r"cannot plan this run: .*Install plugins as packages"):
+        go(here, tmp_path / "out", "toy_width")
+
+
+def test_settings_refuse_no_process() -> None:
+    with pytest.raises(SaebenchError, match="jobs is 0"):
+        Settings(jobs=0)
+
+
+def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+    from saebench_meta.plugins import registry
+
+    values = []
+    for jobs in (1, 2):
+        settings = Settings(
+            family=("atlas:batchtopk-128", "atlas:batchtopk-256"),
+            tasks=("core", "novel_latents"),
+            profile="quick",
+            tokens=2048,
+            jobs=jobs,
+            out=tmp_path / str(jobs),
+            cache_dir=tmp_path / f"cache-{jobs}",
+        )
+        result = execute(registry(), make_plan(registry(), settings), settings)
+        assert result.count("ok") == len(result.results) == 4
+        values.append([(r.unit.place.id, r.record.metrics, r.record.notes) for r in result.results if r.record])
+    assert values[0] == values[1]
