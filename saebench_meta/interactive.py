@@ -7,12 +7,15 @@ have a file or an address loaded nor change how it is embedded.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from saebench_meta.cache import default_root
 from saebench_meta.errors import SaebenchError
 from saebench_meta.store import write_atomic
 
@@ -87,6 +90,19 @@ def own_folder(folder: Path) -> Path:
     return at
 
 
+def _vega() -> bytes:
+    """Vega in one script. Bundling it takes seconds and gives the same for a release, so the user's cache keeps it."""
+    import vl_convert
+
+    kept = default_root() / f"vega-{metadata.version('vl-convert-python')}.js"
+    with contextlib.suppress(OSError):
+        return kept.read_bytes()
+    made = vl_convert.javascript_bundle().encode()  # type: ignore[call-arg]  # its stub forgets the defaults
+    with contextlib.suppress(OSError):
+        write_atomic(kept, made)
+    return made
+
+
 def write_pages(folder: Path, pages: Sequence[Page], environment: Environment) -> None:
     """Write the pages into a run folder, with the scripts they need; nothing where there is no figure.
 
@@ -95,12 +111,9 @@ def write_pages(folder: Path, pages: Sequence[Page], environment: Environment) -
     """
     if not pages:
         return
-    import vl_convert
-
     at = own_folder(folder)
     # Written each time: what lies there may come from somebody else.
-    vega = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets that all arguments have defaults
-    write_atomic(at / VEGA, vega.encode())
+    write_atomic(at / VEGA, _vega())
     write_atomic(at / DRAW, environment.get_template(DRAW).render().encode())
     template = environment.get_template("interactive.html")
     for page in pages:

@@ -57,6 +57,26 @@ def test_logits_and_activations_are_those_of_transformers(
     torch.testing.assert_close(lm.activations(tokens, HOOK), out.hidden_states[3], atol=2e-5, rtol=0)
 
 
+def test_gpt2s_gelu_is_one_kernel_and_no_keys_are_kept(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=2, n_head=2, activation_function="gelu_new")
+    plain = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for name, weights in plain.named_parameters():
+            if "mlp" in name:
+                weights.normal_(0, 2)  # far into both tails of the activation
+    plain.save_pretrained(tmp_path)
+    lm = load_bridge(str(tmp_path), ref="gpt2")
+    kinds = [type(m).__name__ for m in lm._model.original_model.modules()]
+    assert "NewGELUActivation" not in kinds and kinds.count("GELUTanh") == 2
+    assert not lm._model.original_model.config.use_cache
+    ids = torch.randint(0, 50, (3, 12))
+    with torch.no_grad():
+        torch.testing.assert_close(lm.logits(ids), plain(ids).logits, atol=1e-5, rtol=1e-5)
+
+
 def test_losses_are_those_of_the_predicted_tokens() -> None:
     logits = torch.zeros(1, 3, 4)
     logits[0, 0, 2] = 1.0

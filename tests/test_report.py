@@ -196,6 +196,19 @@ def browsed(page: Path, profile: Path) -> str:
     return done.stdout
 
 
+def test_vega_is_bundled_once_and_written_into_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vl_convert
+
+    bundled: list[int] = []
+    monkeypatch.setattr(vl_convert, "javascript_bundle", lambda: bundled.append(1) or "var vega;")
+    monkeypatch.setenv("SAEBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    scripts = [write_figures(tmp_path / name, CURVE).parent / "vega.js" for name in ("a", "b")]
+    assert [s.read_text() for s in scripts] == ["var vega;"] * 2 and len(bundled) == 1
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SAEBENCH_CACHE_DIR", str(tmp_path / "file"))
+    assert (write_figures(tmp_path / "c", CURVE).parent / "vega.js").is_file() and len(bundled) == 2
+
+
 def test_each_figure_has_an_interactive_one_that_reaches_for_nothing_but_its_scripts(tmp_path: Path) -> None:
     page = write_figures(tmp_path, CURVE, {**CURVE, "mark": "bar"})
     report = (tmp_path / "report.html").read_text()

@@ -164,6 +164,7 @@ METRICS = (
     needs=["activations", "lm"],
     controls=["random", "permuted_rows"],
     source="Leask et al. 2025, table 2, figure 9, appendix A",
+    profiles={"quick": {"ce_tokens": 4096}},
 )
 def core(sae: SAE, ctx: Context, *, ce_tokens: int = 16384) -> Output:
     """Sparsity, reconstruction error and the cross-entropy recovered when the SAE is spliced into the model.

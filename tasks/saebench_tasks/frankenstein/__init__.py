@@ -158,7 +158,7 @@ METRICS = (
     controls=["random"],
     source='the stitching post that preceded Leask et al. 2025, section "Frankenstein\'s SAE"',
     trains=trains,
-    profiles={"quick": {"tokens": 65_536}},
+    profiles={"quick": {"tokens": 65_536, "ce_tokens": 2048}},
 )
 def frankenstein(
     family: Family,

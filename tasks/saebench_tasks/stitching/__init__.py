@@ -45,7 +45,7 @@ ADDED_ROWS = 1000
     needs=["reference", "activations", "lm"],
     controls=["random", "permuted_rows"],
     source="Leask et al. 2025, section 4.1, equation 5, figures 5, 17 and 18",
-    profiles={"quick": {"ce_points": 3, "adding_orders": 1}},
+    profiles={"quick": {"ce_points": 3, "ce_tokens": 2048, "adding_orders": 1}},
 )
 def stitching(
     pair: Pair,
