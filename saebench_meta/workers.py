@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import threading
 from collections import deque
@@ -115,7 +116,7 @@ def share(
 
     def start(number: int) -> _Worker:
         here, there = spawn.Pipe()
-        process = spawn.Process(target=_work, args=(settings, there), name=f"saebench-{number}", daemon=True)
+        process = spawn.Process(target=_work, args=(settings, number, there), name=f"saebench-{number}", daemon=True)
         process.start()
         there.close()
         return _Worker(number, process, here)
@@ -197,24 +198,34 @@ def _stop(workers: Sequence[_Worker]) -> None:
 # -- in the other processes
 
 
-def _work(settings: Settings, pipe: Connection) -> None:
+def _work(settings: Settings, number: int, pipe: Connection) -> None:
     """Run the units whose ids come through the pipe, until None comes or the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
     guard = threading.Lock()
 
     def tell(said: str, what: Any) -> None:
-        with guard:
-            pipe.send((said, what))
+        try:
+            with guard:
+                pipe.send((said, what))
+        except ConnectionError:  # the first process is gone: that is no failure of the task at work
+            os._exit(1)
 
     try:
-        _serve(settings, pipe, tell)
-    except (EOFError, BrokenPipeError):  # the first process is gone
+        _serve(settings, number, pipe, tell)
+    except EOFError:  # the same, while waiting
         pass
     except Exception as e:
         tell("error", e if isinstance(e, SaebenchError) else SaebenchError(f"{type(e).__name__}: {e}"))
 
 
-def _serve(settings: Settings, pipe: Connection, tell: Callable[[str, Any], None]) -> None:
+def device_of(settings: Settings, number: int, gpus: int) -> str:
+    """The device of a process: where a GPU is to be found, and there are several, they are taken in turn."""
+    if gpus < 2 or settings.device not in ("auto", "cuda") or settings.device_map is not None:
+        return settings.device
+    return f"cuda:{(number - 1) % gpus}"
+
+
+def _serve(settings: Settings, number: int, pipe: Connection, tell: Callable[[str, Any], None]) -> None:
     from saebench_meta.plugins import registry
 
     found = registry()
@@ -226,7 +237,8 @@ def _serve(settings: Settings, pipe: Connection, tell: Callable[[str, Any], None
     import torch
 
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() // settings.jobs))
-    session = session_for(found, settings)
+    device = device_of(settings, number, torch.cuda.device_count())
+    session = session_for(found, replace(settings, device=device))
     try:
         while (key := pipe.recv()) is not None:
             if key not in units:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +21,7 @@ from saebench_meta.plan import make_plan
 from saebench_meta.plugins import Registry
 from saebench_meta.runner import RunResult, execute
 from saebench_meta.settings import Settings
-from saebench_meta.workers import JUDGED, Queue
+from saebench_meta.workers import JUDGED, Queue, device_of
 
 DEADLY = """
 import os, signal, time
@@ -53,6 +57,13 @@ def telling(sae, ctx):
         raise RuntimeError("a plugin was told of an event in the process that runs the units")
     return Output(estimates={"width": census(sae.d_sae, sae.d_sae)})
 
+@width("slow")
+def slow(sae, ctx):
+    \"\"\"Tells of itself for a minute.\"\"\"
+    for _ in ctx.track(range(600), f"pid {os.getpid()}", 600):
+        time.sleep(0.1)
+    return Output(estimates={"width": census(sae.d_sae, sae.d_sae)})
+
 @width("writing")
 def writing(sae, ctx):
     \"\"\"Cannot write its record: a file is where the folder should be.\"\"\"
@@ -62,7 +73,7 @@ def writing(sae, ctx):
 
 @hookimpl
 def saebench_tasks():
-    return [deadly, telling, writing]
+    return [deadly, slow, telling, writing]
 """
 
 
@@ -175,6 +186,57 @@ def test_after_a_failure_nothing_new_is_begun_where_the_user_says_so(installed: 
 def test_what_ends_a_run_in_one_process_ends_it_in_several(installed: Registry, tmp_path: Path) -> None:
     with pytest.raises(SaebenchError, match=r"the record of writing on toy-x-.* cannot be written"):
         go(installed, tmp_path / "out", "writing", "toy_width")
+
+
+RUN = """
+import sys
+from saebench_meta.cli import saebench
+
+if __name__ == "__main__":
+    saebench(sys.argv[1:], prog_name="saebench")
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "zombie" not in Path(f"/proc/{pid}/status").read_text(errors="replace")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_the_others_end_with_the_first_process_and_record_no_failure(installed: Registry, tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(RUN)
+    command = [sys.executable, "run.py", "run", "--sae", "toy:x-8", "--sae", "toy:x-16", "--tasks", "slow,toy_width",
+               "--jobs", "2", "--json", "-o", "out"]  # fmt: skip
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    pid = next(int(event["what"].split()[1]) for event in map(json.loads, first.stdout) if "pid" in str(event))
+    assert pid != first.pid and alive(pid)
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    until = time.monotonic() + 60
+    while alive(pid):
+        assert time.monotonic() < until, "the process goes on alone"
+        time.sleep(0.1)
+    assert not list((tmp_path / "out").glob("*/slow@1/*/record.json"))
+
+
+@pytest.mark.parametrize(
+    ("device", "device_map", "gpus", "expected"),
+    [
+        ("auto", None, 0, ["auto"] * 3), ("cuda", None, 1, ["cuda"] * 3), ("cpu", None, 2, ["cpu"] * 3),
+        ("auto", None, 2, ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", None, 2, ["cuda:1"] * 3),
+        ("auto", "balanced", 2, ["auto"] * 3),
+    ],
+)  # fmt: skip
+def test_several_gpus_are_taken_in_turn(device: str, device_map: Any, gpus: int, expected: list[str]) -> None:
+    settings = Settings(device=device, device_map=device_map)
+    assert [device_of(settings, number, gpus) for number in (1, 2, 3)] == expected
 
 
 def test_a_plugin_of_this_process_alone_is_told_of(tmp_path: Path) -> None:
