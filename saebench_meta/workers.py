@@ -66,10 +66,10 @@ class Queue:
         return self._anothers()
 
     def _anothers(self) -> tuple[str, Unit] | None:
-        """The last unit on a single SAE of the longest group; a family's unit would have to do all of them again."""
+        """The last unit of the longest group that is not on a family: that one would have to do all of it again."""
         free = {n: [u for u in us if u.subject.kind != "family"] for n, us in self.groups.items() if n != JUDGED}
         name = max(free, key=lambda n: len(free[n]), default=None)
-        if name is None or len(self.groups[name]) < 2 or not free[name]:
+        if name is None or not free[name]:
             return None
         unit = free[name][-1]
         self.groups[name].remove(unit)

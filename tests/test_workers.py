@@ -116,6 +116,11 @@ def test_a_process_without_work_takes_over_the_last_unit_on_one_sae() -> None:
     assert taken(queue, JUDGED) == (JUDGED, "ask", "b")
 
 
+def test_one_task_on_two_saes_is_work_for_two_processes() -> None:
+    queue = Queue([unit("core", "a"), unit("core", "b")])
+    assert [taken(queue, None) for _ in range(2)] == [("core", "core", "a"), ("core", "core", "b")]
+
+
 def test_a_familys_unit_is_left_to_the_process_that_did_its_members() -> None:
     queue = Queue([unit("core", "a"), unit("core_family", "all", kind="family", part_of="core")])
     assert taken(queue, None) == ("core", "core", "a")
