@@ -36,6 +36,12 @@ Ending = tuple[Outcome, Record | None, Path | None, str | None, float]
 """A `UnitResult` without its unit, as it comes back from a process."""
 
 JUDGED = "the judge's"
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What torch, numpy and scikit-learn take their number of threads from; the first is what a user sets for all."""
+PURSE = (
+    "the process that held the purse of --max-cost is gone, and what it had spent is not known to others. "
+    "Run the same command again; answers that are there cost nothing."
+)
 OTHERWISE = (
     "A plugin may be known to this process only, or a file has changed meanwhile. "
     "Install plugins as packages, or leave out --jobs."
@@ -74,6 +80,12 @@ class Queue:
         unit = free[name][-1]
         self.groups[name].remove(unit)
         return name, unit
+
+    def left(self, group: str) -> list[Unit]:
+        """Take all that waits in a group."""
+        units = list(self.groups[group])
+        self.groups[group].clear()
+        return units
 
     def empty(self) -> bool:
         return not any(self.groups.values())
@@ -127,7 +139,8 @@ def share(
         if found is None:
             return
         worker.group, worker.unit = found
-        worker.pipe.send(worker.unit.place.id)
+        with contextlib.suppress(OSError):  # it has died, as reading from it will tell
+            worker.pipe.send(worker.unit.place.id)
         started = UnitStarted(worker.unit.task.name, worker.unit.subject.name, index[worker.unit.place.id], len(index))
         registry.emit(replace(started, worker=worker.number))
 
@@ -143,6 +156,9 @@ def share(
         workers.remove(worker)
         assert worker.unit is not None
         finished(UnitResult(worker.unit, "failed", reason=_how_it_died(worker)), worker.number)
+        if worker.group == JUDGED and settings.max_cost is not None:
+            for unit in queue.left(JUDGED):
+                finished(UnitResult(unit, "failed", reason=PURSE), worker.number)
         if settings.fail_fast:
             queue.clear()
         if not queue.empty():
@@ -176,7 +192,7 @@ def _how_it_died(worker: _Worker) -> str:
     worker.process.join()
     code = worker.process.exitcode or 0
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    why = "; memory may have run out" if code == -9 else ""
+    why = "; memory may have run out" if code == -9 else "; what it said is above" if code >= 0 else ""
     return f"the process that ran it ended with {how}{why}. Run the same command again with fewer --jobs."
 
 
@@ -201,6 +217,8 @@ def _stop(workers: Sequence[_Worker]) -> None:
 def _work(settings: Settings, number: int, pipe: Connection) -> None:
     """Run the units whose ids come through the pipe, until None comes or the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
+    threads = threads_of(settings, os.environ.get(THREADS[0]), os.cpu_count() or 1)
+    os.environ |= dict.fromkeys(THREADS, str(threads))  # before anything that reads them is imported
     guard = threading.Lock()
 
     def tell(said: str, what: Any) -> None:
@@ -216,6 +234,12 @@ def _work(settings: Settings, number: int, pipe: Connection) -> None:
         pass
     except Exception as e:
         tell("error", e if isinstance(e, SaebenchError) else SaebenchError(f"{type(e).__name__}: {e}"))
+
+
+def threads_of(settings: Settings, given: str | None, cores: int) -> int:
+    """The CPU threads of a process: as many as were asked for, else an equal share."""
+    whole = int(given) if given and given.isdigit() else cores
+    return settings.threads or max(1, whole // settings.jobs)
 
 
 def device_of(settings: Settings, number: int, gpus: int) -> str:
@@ -236,7 +260,7 @@ def _serve(settings: Settings, number: int, pipe: Connection, tell: Callable[[st
     found.tell_only(lambda event: tell("event", event))
     import torch
 
-    torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() // settings.jobs))
+    torch.set_num_threads(int(os.environ[THREADS[0]]))
     device = device_of(settings, number, torch.cuda.device_count())
     session = session_for(found, replace(settings, device=device))
     try:

@@ -21,7 +21,7 @@ from saebench_meta.plan import make_plan
 from saebench_meta.plugins import Registry
 from saebench_meta.runner import RunResult, execute
 from saebench_meta.settings import Settings
-from saebench_meta.workers import JUDGED, Queue, device_of
+from saebench_meta.workers import JUDGED, Queue, device_of, threads_of
 
 DEADLY = """
 import os, signal, time
@@ -49,6 +49,11 @@ def deadly(sae, ctx):
         os.kill(os.getpid(), signal.SIGKILL)
     return Output(estimates={"width": census(sae.d_sae, sae.d_sae)})
 
+@width("judged", needs=["judge"])
+def judged(sae, ctx):
+    \"\"\"Kills the process that holds the purse.\"\"\"
+    os.kill(os.getpid(), signal.SIGKILL)
+
 @width("telling")
 def telling(sae, ctx):
     \"\"\"Says in which process it ran.\"\"\"
@@ -73,7 +78,7 @@ def writing(sae, ctx):
 
 @hookimpl
 def saebench_tasks():
-    return [deadly, slow, telling, writing]
+    return [deadly, judged, slow, telling, writing]
 """
 
 
@@ -182,6 +187,19 @@ def test_a_process_that_dies_takes_only_its_unit_with_it(installed: Registry, tm
     assert set(ends.values()) == {("ok", None)}
 
 
+@pytest.mark.parametrize(("max_cost", "asked"), [(1.0, 1), (None, 3)])
+def test_a_purse_that_is_lost_is_not_filled_anew(
+    installed: Registry, tmp_path: Path, max_cost: float | None, asked: int
+) -> None:
+    result, events = go(installed, tmp_path / "out", "judged", "toy_width", judge="lexical", max_cost=max_cost)
+    ends = {r.unit.label: (r.status, str(r.reason)) for r in result.results}
+    lost = [reason for label, (status, reason) in ends.items() if label.startswith("judged") and status == "failed"]
+    assert len(lost) == 3 and sum("SIGKILL" in reason for reason in lost) == asked
+    assert sum("--max-cost" in reason for reason in lost) == 3 - asked
+    assert sum(isinstance(e, UnitStarted) and e.task == "judged" for e in events) == asked
+    assert sum(status == "ok" for status, _ in ends.values()) == 3
+
+
 def test_after_a_failure_nothing_new_is_begun_where_the_user_says_so(installed: Registry, tmp_path: Path) -> None:
     result, _ = go(installed, tmp_path / "out", "toy_failing", fail_fast=True)
     assert 1 <= len(result.results) <= 2 and {r.status for r in result.results} == {"failed"}
@@ -229,6 +247,16 @@ def test_the_others_end_with_the_first_process_and_record_no_failure(installed: 
         assert time.monotonic() < until, "the process goes on alone"
         time.sleep(0.1)
     assert not list((tmp_path / "out").glob("*/slow@1/*/record.json"))
+
+
+@pytest.mark.parametrize(
+    ("threads", "given", "cores", "expected"),
+    [(None, None, 8, 4), (None, "6", 8, 3), (None, "1", 8, 1), (None, "6,2", 8, 4), (5, "1", 8, 5)],
+)
+def test_each_process_has_its_share_of_the_threads(
+    threads: int | None, given: str | None, cores: int, expected: int
+) -> None:
+    assert threads_of(Settings(threads=threads, jobs=2), given, cores) == expected
 
 
 @pytest.mark.parametrize(
